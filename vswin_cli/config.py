@@ -1,0 +1,245 @@
+"""What a model is and how a video is viewed: frozen dataclasses and tables, standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from vswin_cli.errors import UsageError
+
+Window = tuple[int, int, int]
+Sampling = Literal["segment-centers", "uniform", "endpoints", "resampled"]
+Resize = Literal["cv2", "torchvision"]
+
+#: ImageNet statistics on the 0..255 scale, RGB (every recipe of FACTS 3 uses them).
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Geometry of one Swin Transformer, 2D (patch and window of depth 1) or 3D.
+
+    ``window`` counts tokens (depth, height, width); ``stage_windows`` overrides it per stage for
+    models whose bias tables differ between stages (SimMIM at 192 pixels, Swin-S3).
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window: Window = (8, 7, 7)
+    patch: Window = (2, 4, 4)
+    num_classes: int = 400
+    mlp_ratio: float = 4.0
+    stage_windows: tuple[Window, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.num_heads):
+            raise UsageError(
+                f"depths has {len(self.depths)} stages, num_heads {len(self.num_heads)}; they must agree"
+            )
+        if self.stage_windows is not None and len(self.stage_windows) != len(self.depths):
+            raise UsageError(
+                f"stage_windows has {len(self.stage_windows)} entries for {len(self.depths)} stages"
+            )
+        sizes = (self.embed_dim, *self.depths, *self.num_heads, *self.window, *self.patch)
+        if min(sizes) < 1 or self.num_classes < 0:
+            raise UsageError(f"model sizes must be positive: {self}")
+        for stage, heads in enumerate(self.num_heads):
+            if self.stage_dim(stage) % heads:
+                raise UsageError(
+                    f"stage {stage} has {self.stage_dim(stage)} channels, not divisible by {heads} heads"
+                )
+
+    @property
+    def is_2d(self) -> bool:
+        """True for an image model: one frame per patch and per window."""
+        return self.patch[0] == 1 and all(self.stage_window(i)[0] == 1 for i in range(len(self.depths)))
+
+    @property
+    def num_features(self) -> int:
+        """Channels after the last stage."""
+        return self.stage_dim(len(self.depths) - 1)
+
+    def stage_dim(self, stage: int) -> int:
+        """Channels of a stage."""
+        return int(self.embed_dim * 2**stage)
+
+    def stage_window(self, stage: int) -> Window:
+        """Window of a stage."""
+        return self.window if self.stage_windows is None else self.stage_windows[stage]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON types; the inverse of :meth:`from_json`."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """Rebuild a config; raises UsageError for unknown fields or wrong types."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"unknown model config fields: {', '.join(unknown)}")
+        try:
+            values: dict[str, Any] = {
+                k: tuple(int(x) for x in v) if k in {"depths", "num_heads", "window", "patch"} else v
+                for k, v in data.items()
+            }
+            if values.get("stage_windows") is not None:
+                values["stage_windows"] = tuple(
+                    (int(d), int(h), int(w)) for d, h, w in values["stage_windows"]
+                )
+            for name in ("window", "patch"):
+                if len(values.get(name, (1, 1, 1))) != 3:
+                    raise UsageError(f"model config field {name} needs three numbers: {values[name]}")
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"model config cannot be read: {error}") from error
+
+
+#: Paper, section 3.1 ("Architecture Variants").
+VARIANTS: dict[str, ModelConfig] = {
+    "T": ModelConfig(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "S": ModelConfig(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "B": ModelConfig(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "L": ModelConfig(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+@dataclass(frozen=True)
+class ViewProtocol:
+    """How a video becomes views: which frames, which pixels.
+
+    A *clip* is ``frames`` frames; a *crop* is a square of ``crop_size`` pixels; a *view* is one crop
+    of one clip. ``interval`` counts source frames between two frames of a clip (unused by the
+    samplings 'uniform' and 'resampled'). ``fps`` is the rate that 'resampled' reads the video at.
+    """
+
+    name: str
+    sampling: Sampling
+    clips: int
+    crops: int
+    frames: int = 32
+    interval: int = 2
+    short_side: int = 224
+    crop_size: int = 224
+    resize: Resize = "cv2"
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.crops not in (1, 3):
+            raise UsageError(f"crops must be 1 or 3, not {self.crops}", "for example --views 4x3")
+        if self.sampling not in get_args(Sampling) or self.resize not in get_args(Resize):
+            raise UsageError(f"unknown sampling or resize in protocol {self.name}: {self.sampling}, {self.resize}")
+        if self.sampling == "uniform" and self.clips != 1:
+            raise UsageError(
+                f"protocol {self.name} samples one clip over the whole video, not {self.clips}",
+                f"use --views 1x{self.crops}",
+            )
+        if min(self.clips, self.frames, self.interval, self.crop_size) < 1:
+            raise UsageError(f"protocol {self.name}: clips, frames, interval and size must be at least 1")
+        if self.crop_size > self.short_side:
+            raise UsageError(f"a crop of {self.crop_size} does not fit a short side of {self.short_side}")
+        if self.crops == 3 and self.crop_size != self.short_side:
+            raise UsageError(
+                f"three crops need a crop as large as the short side ({self.crop_size}, {self.short_side})"
+            )
+        if self.sampling == "resampled" and not (self.fps and self.fps > 0):
+            raise UsageError(f"protocol {self.name} needs a positive fps")
+
+    @property
+    def views(self) -> int:
+        """Views of one video: clips x crops."""
+        return self.clips * self.crops
+
+    def describe(self) -> str:
+        """One phrase for people: '4 clips x 3 crops, 32 frames every 2, 224 px'."""
+
+        def count(n: int, word: str) -> str:
+            return f"{n} {word}" + ("" if n == 1 else "s")
+
+        spacing = {
+            "uniform": "spread over the video",
+            "resampled": f"at {self.fps:g} fps" if self.fps else "",
+        }.get(self.sampling, f"every {self.interval}")
+        return (
+            f"{count(self.clips, 'clip')} x {count(self.crops, 'crop')}, "
+            f"{count(self.frames, 'frame')} {spacing}, {self.crop_size} px"
+        )
+
+    def override(
+        self,
+        views: str | None = None,
+        frames: int | None = None,
+        interval: int | None = None,
+        size: int | None = None,
+    ) -> ViewProtocol:
+        """The same protocol with some numbers replaced; ``views`` is 'CxK', say '4x3'.
+
+        Raises UsageError where the result makes no sense.
+        """
+        changes: dict[str, Any] = {}
+        if views is not None:
+            match = re.fullmatch(r"([1-9]\d{0,3})x([1-9])", views)
+            if match is None:
+                raise UsageError(f"--views {views!r} is not CLIPSxCROPS", "for example --views 4x3")
+            changes.update(clips=int(match[1]), crops=int(match[2]))
+        if frames is not None:
+            changes["frames"] = frames
+        if interval is not None:
+            if self.sampling in ("uniform", "resampled"):
+                raise UsageError(
+                    f"--interval has no meaning under {self.name}, which does not sample every n-th frame"
+                )
+            changes["interval"] = interval
+        if size is not None:
+            # The gap between short side and crop is part of a protocol (256 to 224, say): keep the ratio.
+            changes["crop_size"] = size
+            changes["short_side"] = round(size * self.short_side / self.crop_size)
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON types; the inverse of :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ViewProtocol:
+        """Rebuild a protocol; raises UsageError for unknown fields or wrong types."""
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "name": str,
+            "sampling": str,
+            "resize": str,
+            "fps": (int, float, type(None)),
+        }
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(data) - set(known)):
+            raise UsageError(f"unknown view protocol fields: {', '.join(unknown)}")
+        for name, value in data.items():
+            if not isinstance(value, kinds.get(name, int)):
+                raise UsageError(f"view protocol field {name} has the wrong type: {value!r}")
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise UsageError(f"view protocol cannot be read: {error}") from error
+
+
+#: FACTS 3: official code (mmaction 0.x), its Something-Something recipe, torchvision's reference, mmaction2 1.x.
+PROTOCOLS: dict[str, ViewProtocol] = {
+    p.name: p
+    for p in (
+        ViewProtocol("k400-4x3", "segment-centers", 4, 3),
+        ViewProtocol("ssv2-1x3", "uniform", 1, 3),
+        ViewProtocol(
+            "torchvision-12x1", "resampled", 12, 1, short_side=256, resize="torchvision", fps=15.0
+        ),
+        ViewProtocol("mmaction2-4x3", "endpoints", 4, 3),
+    )
+}
+
+
+def protocol_named(name: str) -> ViewProtocol:
+    """The protocol of that name; raises UsageError that lists the known ones."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"unknown protocol {name!r}", f"known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
