@@ -1,0 +1,1 @@
+"""Bytes on disk to state dicts and back: dialects, safe reading, inflation."""
