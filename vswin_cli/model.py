@@ -21,6 +21,7 @@ import itertools
 import math
 import threading
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -245,6 +246,14 @@ class BiasCache:
                 self.nbytes += nbytes
 
 
+@contextmanager
+def _plain_cpu() -> Iterator[None]:
+    """Where index tensors are made: on the CPU whatever the caller's default device, and outside of
+    inference mode, whose tensors could not be saved for a later backward pass."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        yield
+
+
 @dataclass(frozen=True)
 class _Pass:
     """What every block of one forward shares: batch, whether biases are cached, the cache."""
@@ -258,8 +267,7 @@ class _Pass:
         key = ("layout", self.batch, size, window, shift, device)
         layout: Layout | None = self.cache.get(key)
         if layout is None:
-            # Inference tensors could not be saved for a later backward pass.
-            with torch.inference_mode(False):
+            with _plain_cpu():
                 layout = Layout.build(self.batch, size, window, shift, device)
             self.cache.put(key, layout.nbytes, layout)
         return layout
@@ -268,7 +276,7 @@ class _Pass:
         key = ("index", window, tokens, device)
         index: Tensor | None = self.cache.get(key)
         if index is None:
-            with torch.inference_mode(False):
+            with _plain_cpu():
                 # [:N, :N] is what the official code does where the window has shrunk: exact in
                 # time, a slice of the wrong rows in height and width. Kept for parity.
                 index = relative_position_index(window)[:tokens, :tokens].flatten().to(device)

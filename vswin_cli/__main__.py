@@ -1,0 +1,17 @@
+"""Entry point of ``vswin`` and ``python -m vswin_cli``.
+
+Light on purpose: decoding processes, started by spawn, import the main module again.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    from vswin_cli.cli.app import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()

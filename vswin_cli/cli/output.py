@@ -1,0 +1,67 @@
+"""The one sink: results on stdout (tables or one JSON object), talk and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vswin_cli.errors import VswinError
+
+BAR = 24
+
+
+def out() -> Console:
+    """The console of results. Wide when piped, so that no cell is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def say(message: str) -> None:
+    """One line of talk, on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(message))
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout, and nothing else there."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_error(error: VswinError) -> None:
+    """`error: ...` and `hint: ...` on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        console.print(f"[bold]hint:[/] {escape(error.hint)}")
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> Table:
+    """A table of plain cells; ``right`` holds a '1' for each column that is aligned right."""
+    made = Table(title=title and escape(title), title_justify="left", header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        made.add_column(escape(column), justify="right" if right[i : i + 1] == "1" else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(cell) for cell in row))
+    return made
+
+
+def bar(share: float) -> str:
+    """A bar for a number between 0 and 1."""
+    eighths = round(max(0.0, min(1.0, share)) * BAR * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[rest]
+
+
+def megabytes(nbytes: int) -> str:
+    """'109.1 MB' (10^6 bytes)."""
+    return f"{nbytes / 1e6:,.1f} MB"
+
+
+def by(numbers: Sequence[int]) -> str:
+    """'8x7x7'."""
+    return "x".join(map(str, numbers))

@@ -1,0 +1,113 @@
+"""vswin predict: what is seen in a video."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vswin_cli.cli import options, output
+from vswin_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from vswin_cli.engine.predict import Predictor, VideoPrediction
+
+
+def predict(
+    videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Videos, folders or globs.")],
+    weights: options.Weights = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    protocol: options.Protocol = None,
+    views: options.Views = None,
+    frames: options.Frames = None,
+    interval: options.Interval = None,
+    size: options.Size = None,
+    dialect: options.Dialect = None,
+    window: options.Window = None,
+    ignore: options.Ignore = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "fp32",
+    timeout: options.Timeout = 60.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
+    json: options.Json = False,
+) -> None:
+    """Name the most probable classes of one video, or many."""
+    if weights is None:
+        raise CheckpointError(
+            "no weights given",
+            f"for example: vswin predict {videos[0]} --weights swin_tiny_patch244_window877_kinetics400_1k.pth",
+        )
+    parsed = options.parse_window(window)
+    from vswin_cli.video.files import find_videos
+
+    paths = find_videos(videos)
+    from vswin_cli.engine.predict import Predictor
+
+    predictor = Predictor(
+        weights,
+        device=device,
+        dtype=dtype,
+        protocol=protocol,
+        views=views,
+        frames=frames,
+        interval=interval,
+        size=size,
+        dialect=dialect,
+        window=parsed,
+        ignore=ignore or (),
+        workers=min(workers, len(paths)),
+        timeout=timeout,
+    )
+    results = []
+    failed = 0
+    start = time.perf_counter()
+    for done, result in enumerate(predictor.predict(paths, top_k), 1):
+        failed += result.error is not None
+        if json:
+            results.append(result.to_json())
+        else:
+            _show(result, predictor)
+        if len(paths) > 1:
+            output.say(f"{done} of {len(paths)} videos, {failed} failed")
+    if json:
+        output.print_json(
+            {
+                "weights": predictor.weights,
+                "protocol": predictor.protocol.to_json(),
+                "device": predictor.device,
+                "dtype": predictor.dtype,
+                "videos": results,
+            }
+        )
+    else:
+        output.out().print(
+            f"weights {predictor.weights}, protocol {predictor.protocol.name} "
+            f"({predictor.protocol.describe()}), {predictor.dtype} on {predictor.device}, "
+            f"{time.perf_counter() - start:.1f} s",
+            markup=False,
+            soft_wrap=True,
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(result: VideoPrediction, predictor: Predictor) -> None:
+    console = output.out()
+    if result.error is not None:
+        rows = [("error", result.error.message)] + ([("hint", result.error.hint)] if result.error.hint else [])
+        console.print(output.table(result.path, ("failed", ""), rows))
+        return
+    rows3 = [
+        (f"{t.prob:7.2%}", output.bar(t.prob), t.label + ("" if predictor.model.labels else f" ({t.index})"))
+        for t in result.top
+    ]
+    console.print(output.table(result.path, ("prob", "", "label"), rows3, "1"))
+    console.print(
+        f"{result.frames} frames at {result.fps:.4g} fps, {result.views} views, decoded by {result.decoder}, "
+        f"{result.seconds:.1f} s",
+        markup=False,
+        soft_wrap=True,
+    )
+    for note in result.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,182 @@
+"""Videos -> their most probable classes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vswin_cli.config import ViewProtocol, Window, protocol_named
+from vswin_cli.engine.device import choose_device, choose_dtype, dtype_name
+from vswin_cli.engine.inference import ViewScorer, average, top_k
+from vswin_cli.engine.load import attach_labels, load_model
+from vswin_cli.errors import CheckpointError, DialectError, UsageError, VideoError
+from vswin_cli.video.views import PreparedVideo, views
+from vswin_cli.video.workers import DecodePool
+
+
+@dataclass(frozen=True)
+class Top:
+    """One class of a prediction."""
+
+    index: int
+    label: str
+    prob: float
+
+
+@dataclass(frozen=True)
+class VideoPrediction:
+    """The answer for one video, or the error that it ended in.
+
+    probabilities: (classes,) mean over views; None where the video failed
+    frames:        frames that the video has (or that decode, in a partial read)
+    """
+
+    path: str
+    top: tuple[Top, ...] = ()
+    probabilities: npt.NDArray[np.float32] | None = None
+    frames: int = 0
+    fps: float = 0.0
+    views: int = 0
+    sampled_frames: tuple[tuple[int, ...], ...] = ()
+    decoder: str = ""
+    partial: bool = False
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    error: VideoError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One element of "videos" in `vswin predict --json` (keys of DESIGN.md)."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error.message, "hint": self.error.hint}
+        return {
+            "path": self.path,
+            "frames": self.frames,
+            "fps": self.fps,
+            "views": self.views,
+            "top": [{"index": t.index, "label": t.label, "prob": t.prob} for t in self.top],
+            "sampled_frames": [list(clip) for clip in self.sampled_frames],
+            "decoder": self.decoder,
+            "partial": self.partial,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Predictor:
+    """A model with its labels and protocol, ready for videos.
+
+    weights:  what --weights takes
+    protocol: a name of PROTOCOLS or a ViewProtocol; None takes the checkpoint's
+    workers:  processes that decode; each video has ``timeout`` seconds in one of them
+
+    Decoding processes are started by spawn: in a script, use it under ``if __name__ == "__main__"``.
+    Raises CheckpointError for files that cannot classify videos.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "fp32",
+        protocol: str | ViewProtocol | None = None,
+        views: str | None = None,
+        frames: int | None = None,
+        interval: int | None = None,
+        size: int | None = None,
+        dialect: str | None = None,
+        window: Window | None = None,
+        ignore: Sequence[str] = (),
+        view_batch: int | None = None,
+        workers: int = 1,
+        timeout: float = 60.0,
+    ) -> None:
+        if isinstance(protocol, str):
+            protocol = protocol_named(protocol)
+        if protocol is not None:
+            protocol = protocol.override(views, frames, interval, size)
+        chosen = choose_device(device)
+        self.model = load_model(
+            weights, chosen, choose_dtype(dtype, chosen), dialect=dialect, window=window, ignore=ignore
+        )
+        config = self.model.config
+        if config.is_2d:
+            raise DialectError(
+                f"{weights} is an image model (patch {config.patch[1]}x{config.patch[2]}, window "
+                f"{config.window[1]}x{config.window[2]}); videos need a 3D one",
+                f"inflate it first: vswin inflate {weights} video.safetensors",
+            )
+        if not config.num_classes:
+            raise CheckpointError(
+                f"{weights} has no classifier head, so it cannot name classes",
+                "inflate with --head keep, or use a finetuned checkpoint",
+            )
+        if protocol is None:
+            assert self.model.protocol is not None  # only 2D models have none
+            protocol = self.model.protocol.override(views, frames, interval, size)
+        self.weights = str(weights)
+        self.protocol = protocol
+        self.labels = attach_labels(self.model)
+        self.workers, self.timeout = workers, timeout
+        self.scorer = ViewScorer(self.model, view_batch)
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return str(self.scorer.device)
+
+    @property
+    def dtype(self) -> str:
+        """The model's dtype, 'fp32' for example."""
+        return dtype_name(self.scorer.dtype)
+
+    def predict(self, videos: Iterable[str | Path], top: int = 5) -> Iterator[VideoPrediction]:
+        """Predict each video, in order, as results come; a failing video yields its error.
+
+        Videos are decoded ahead of the model, one more than there are workers, so memory does not
+        grow with their number.
+        """
+        if top < 1:
+            raise UsageError(f"top-k must be at least 1, not {top}")
+        names = iter([str(v) for v in videos])
+        with DecodePool(workers=self.workers, timeout=self.timeout) as pool:
+            ahead: deque[tuple[str, Any]] = deque()
+            for name in names:
+                ahead.append((name, pool.submit(name, self.protocol)))
+                if len(ahead) > self.workers:
+                    yield self._one(*ahead.popleft(), top)
+            while ahead:
+                yield self._one(*ahead.popleft(), top)
+
+    def _one(self, name: str, job: Any, top: int) -> VideoPrediction:
+        start = time.perf_counter()
+        try:
+            prepared: PreparedVideo = job.result()
+        except VideoError as error:
+            return VideoPrediction(name, error=error)
+        probabilities = self.probabilities(prepared)
+        best = top_k(probabilities, top)
+        return VideoPrediction(
+            path=name,
+            top=tuple(Top(i, self.labels[i], float(probabilities[i])) for i in best),
+            probabilities=probabilities,
+            frames=prepared.total,
+            fps=prepared.fps,
+            views=self.protocol.views,
+            sampled_frames=prepared.sampled_frames,
+            decoder=prepared.decoder,
+            partial=prepared.partial,
+            notes=prepared.notes,
+            seconds=time.perf_counter() - start,
+        )
+
+    def probabilities(self, prepared: PreparedVideo) -> npt.NDArray[np.float32]:
+        """Mean over the views of one prepared video: (classes,), float32."""
+        return average(self.scorer.scores(views(prepared, self.protocol)))

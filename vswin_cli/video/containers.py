@@ -1,0 +1,160 @@
+"""What a file is, by its first bytes, before any decoder may open it.
+
+FFmpeg picks a demuxer by content, not by name: a text playlist called clip.mp4 makes it open whatever other
+files or addresses the text lists. So only containers that hold their own frames are let through, and PyAV is
+told the one demuxer to use.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from vswin_cli.errors import ContainerError
+
+_HEAD = 16_384  # enough to tell text from bytes and to see several MPEG-TS packets
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container we open: ``name`` for people, ``demuxer`` as FFmpeg calls it, and whether the file is cut.
+
+    ``missing`` counts the bytes that the container's own header promises and the file does not have.
+    """
+
+    name: str
+    demuxer: str
+    missing: int = 0
+
+
+# ISO base media files that hold pictures instead of a video.
+_IMAGE_BRANDS = (b"avif", b"heic", b"heix", b"mif1", b"msf1")
+# QuickTime files from before 'ftyp' start with one of these atoms.
+_MOV_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp")
+
+_VIDEO_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "ASF/WMV", "asf"),
+    (b"FLV\x01", "FLV", "flv"),
+    (b"GIF87a", "GIF", "gif"),
+    (b"GIF89a", "GIF", "gif"),
+    (b"OggS", "Ogg", "ogg"),
+    (b"\x00\x00\x01\xba", "MPEG program stream", "mpeg"),
+    (b"\x00\x00\x01\xb3", "MPEG video stream", "mpegvideo"),
+    (b"\x00\x00\x01\xb0", "MPEG-4 video stream", "m4v"),
+    (b"DKIF", "IVF", "ivf"),
+    (b"YUV4MPEG2 ", "Y4M", "yuv4mpegpipe"),
+)
+
+_OTHER_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"#EXTM3U", "an HLS playlist"),
+    (b"ffconcat", "an FFmpeg concat list"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"BM", "a BMP image"),
+    (b"II*\x00", "a TIFF image"),
+    (b"MM\x00*", "a TIFF image"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"%PDF", "a PDF document"),
+    (b"ID3", "an MP3 audio file"),
+    (b"fLaC", "a FLAC audio file"),
+    (b"\x7fELF", "a program"),
+)
+
+
+def sniff(path: str | os.PathLike[str]) -> Container:
+    """The container of a file by its first bytes.
+
+    Raises ContainerError, which says what the file looks like instead: missing, a folder, empty, a playlist,
+    a web page, an image and so on.
+    """
+    file = Path(path)
+    try:
+        status = file.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ContainerError(f"{file} is a folder, not a video", "name its files, for example FOLDER/*.mp4")
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe would wait for a writer that may never come.
+            raise ContainerError(f"{file} is not a regular file", "save the video to a file first")
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except FileNotFoundError:
+        raise ContainerError(f"{file} does not exist", "check the path") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ContainerError(f"{file} cannot be read: {reason}", "check the path and its permissions") from error
+    if not head:
+        raise ContainerError(f"{file} is empty (0 bytes)", "download or copy it again")
+    container = _recognise(head, status.st_size)
+    if container is None:
+        raise ContainerError(
+            f"{file} is not a video that vswin opens: it looks like {_looks_like(head)}",
+            "convert it to MP4, for example: ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4",
+        )
+    return container
+
+
+def _recognise(head: bytes, size: int) -> Container | None:
+    if head[4:8] in _MOV_ATOMS:
+        if head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS:
+            return None
+        return Container("MP4/MOV", "mov")
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return Container("Matroska/WebM", "matroska", _matroska_missing(head, size))
+    if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"AVIX"):
+        return Container("AVI", "avi")
+    for signature, name, demuxer in _VIDEO_SIGNATURES:
+        if head.startswith(signature):
+            return Container(name, demuxer)
+    # Transport streams have no magic number, only a sync byte per packet; M2TS puts 4 bytes before each.
+    for start, step in ((0, 188), (4, 192)):
+        packets = head[start::step][:5]
+        if len(packets) >= 3 and set(packets) == {0x47}:
+            return Container("MPEG transport stream", "mpegts")
+    return None
+
+
+def _matroska_missing(head: bytes, size: int) -> int:
+    """Bytes that the Segment element promises and the file lacks; 0 when complete or of unknown length."""
+    segment = head.find(b"\x18\x53\x80\x67", 0, 4096)
+    if segment < 0 or segment + 5 > len(head):
+        return 0
+    start = segment + 4
+    width = 9 - head[start].bit_length()  # EBML: leading zeros of the first byte give the length's own length
+    if not 1 <= width <= 8 or start + width > len(head):
+        return 0
+    length = int.from_bytes(head[start : start + width], "big") & ((1 << 7 * width) - 1)
+    if length == (1 << 7 * width) - 1:  # all ones: live streams do not know their length
+        return 0
+    return max(0, start + width + length - size)
+
+
+def _looks_like(head: bytes) -> str:
+    if head[4:8] == b"ftyp":
+        return "an AVIF or HEIF image"
+    if head.startswith(b"RIFF"):
+        return {b"WAVE": "a WAV audio file", b"WEBP": "a WebP image"}.get(head[8:12], "an unknown RIFF file")
+    for signature, what in _OTHER_SIGNATURES:
+        if head.startswith(signature):
+            return what
+    if b"\x00" in head:
+        return "unknown binary data"
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
+    for mark, what in (
+        ("#extm3u", "an HLS playlist"),
+        ("ffconcat", "an FFmpeg concat list"),
+        ("<!doctype html", "a web page"),
+        ("<html", "a web page"),
+        ("version https://git-lfs", "a Git LFS pointer (the video itself was not downloaded)"),
+    ):
+        if text.startswith(mark):
+            return what
+    if "<mpd" in text:
+        return "a DASH manifest"
+    if text.startswith(("<?xml", "<")):
+        return "an XML or web page"
+    return "unknown binary data" if text.count("\ufffd") > len(text) // 10 else "a text file"

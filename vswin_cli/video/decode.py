@@ -1,0 +1,411 @@
+"""A video file to the RGB frames that a protocol asks for.
+
+decord goes first where it is known to give frame i = the i-th frame shown (and is installed: it has wheels for
+few platforms); PyAV reads everything else, and everything that decord gives up on. Both deliver the same pixels:
+each uses FFmpeg's decoder and swscale, and rotation from the display matrix is applied.
+
+Frames are chosen after the number of frames is known, and converted to RGB one at a time: memory holds the
+chosen frames after ``transform``, never the whole video.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vswin_cli.errors import DecodeError, VideoError
+from vswin_cli.video.containers import Container, sniff
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+Frame = NDArray[np.uint8]
+Choose = Callable[[int, float], Sequence[int]]
+Transform = Callable[[Frame], Frame]
+Decoder = Literal["auto", "decord", "pyav"]
+
+#: Larger pictures are refused: a header of a few bytes can ask a decoder for gigabytes.
+MAX_PIXELS = 8192 * 8192
+#: 9 hours at 30 frames per second; an index of more is a damaged or hostile file.
+MAX_FRAMES = 1_000_000
+
+#: Where decord 0.6.0 gives exactly the frames that PyAV gives. Not listed: AVI (packed B-frames), ASF (seeks
+#: are off by whole frames), VP8 (hidden frames count as frames), AV1 and GIF (its FFmpeg has no decoder).
+_DECORD = {
+    "mov": {"h264", "hevc", "vp9", "mpeg4"},
+    "matroska": {"h264", "hevc", "vp9"},
+    "flv": {"h264", "flv1"},
+}
+#: Codecs whose packets are one shown frame each, so that counting packets counts frames.
+_ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "gif", "mjpeg", "flv1", "wmv1", "wmv2", "png", "rawvideo"}
+
+# decord polls its decoding thread this many times at the end of a file before it gives up (default 10240);
+# the count is a matter of timing, and giving up too early only costs a second reading with PyAV.
+_EOF_RETRIES = "2048"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The frames that were asked for, each once.
+
+    ``frames`` (U, h, w, 3) uint8 RGB after the transform, row k being source frame ``indices[k]`` (rising);
+    ``total`` T, the frames of the video; ``fps`` its average rate, 0.0 where the file states none;
+    ``partial`` says that the file is cut or damaged and T counts the frames before that.
+    """
+
+    indices: tuple[int, ...]
+    frames: Frame
+    total: int
+    fps: float
+    decoder: str
+    partial: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What demuxing alone tells, without decoding a frame."""
+
+    codec: str
+    count: int  # packets that should give a shown frame
+    fps: float
+    size: tuple[int, int]  # width, height
+    regular: bool  # distinct timestamps, a key frame first, nothing hidden or damaged
+    cut: str | None  # why the file is known to be incomplete
+
+
+def read(
+    path: str | os.PathLike[str],
+    choose: Choose,
+    transform: Transform | None = None,
+    decoder: Decoder = "auto",
+) -> Decoded:
+    """Decode the frames that ``choose(total, fps)`` names (any order, repeats allowed) from a video file.
+
+    ``transform`` sees each chosen RGB frame (H, W, 3) once and must give frames of one shape. Raises
+    ContainerError if the file is no video container, DecodeError if no frame can be had, and whatever
+    ``choose`` raises. With decoder='decord' a file that decord cannot read is an error, not handed to PyAV.
+    """
+    container = sniff(path)
+    # An absolute path cannot be taken for a protocol such as 'concat:' or for an option.
+    file = os.path.abspath(path)
+    index = _index(file, container)
+    notes: list[str] = []
+    if decoder != "pyav" and (decoder == "decord" or _decord_fits(container, index)):
+        try:
+            return _read_decord(file, index, choose, transform)
+        except ImportError:
+            if decoder == "decord":
+                raise DecodeError("decord is not installed", "leave the choice of decoder to vswin") from None
+        except _DecordFailed as error:
+            if decoder == "decord":
+                raise DecodeError(f"{path}: decord failed: {error}") from error
+            notes.append(f"read with PyAV, because decord failed ({error})")
+    decoded = _read_pyav(file, container, index, choose, transform)
+    return Decoded(**{**vars(decoded), "notes": (*notes, *decoded.notes)})
+
+
+# ---------------------------------------------------------------------------------------------- the file's index
+
+
+def _av() -> Any:
+    """PyAV, with FFmpeg's own talk switched off: what matters is raised."""
+    import av
+    import av.logging
+
+    av.logging.set_level(None)
+    return av
+
+
+def _open(file: str, container: Container) -> InputContainer:
+    """Open with the one demuxer that ``sniff`` allowed and no protocol but local files."""
+    av = _av()
+    options = {"protocol_whitelist": "file", "format_whitelist": _whitelist(container.demuxer)}
+    if container.demuxer == "mov":
+        # A QuickTime file may name other files for its data; FFmpeg's default is to ignore that. Keep it so.
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    try:
+        opened: InputContainer = av.open(file, format=container.demuxer, container_options=options)
+    except av.FFmpegError as error:
+        raise DecodeError(
+            f"{file}: the {container.name} file cannot be opened: {_reason(error)}",
+            "it may be cut off or damaged: copy or download it again",
+        ) from error
+    return opened
+
+
+def _whitelist(demuxer: str) -> str:
+    """FFmpeg compares the list with a demuxer's full name."""
+    return {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}.get(demuxer, demuxer)
+
+
+def _reason(error: Exception) -> str:
+    """One line of an FFmpeg error, without the path that we print ourselves."""
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).splitlines()[0] if text else type(error).__name__
+
+
+def _stream(opened: InputContainer, file: str) -> VideoStream:
+    """The video stream that FFmpeg (and decord) would choose; cover art does not count."""
+    av = _av()
+    stream = opened.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise DecodeError(f"{file} has no video stream (audio only?)", "name a file with pictures in it")
+    context = stream.codec_context
+    if context is None:
+        raise DecodeError(f"{file}: there is no decoder for its video", "convert it to H.264 MP4 with ffmpeg")
+    _check_size(context.width, context.height, file)
+    context.thread_count = 1  # several workers run side by side, and damage then always hits the same frame
+    # FFmpeg's own guard: the size can also change in the middle of a stream.
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    video: VideoStream = stream
+    return video
+
+
+def _check_size(width: int, height: int, file: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            f"{file}: frames of {width}x{height} pixels are larger than the {MAX_PIXELS:,} pixels vswin allows",
+            "scale the video down first: ffmpeg -i INPUT -vf scale=-2:1080 OUTPUT.mp4",
+        )
+
+
+def _index(file: str, container: Container) -> _Index:
+    """Demux the whole video stream once, decoding nothing: milliseconds for a ten-second clip."""
+    av = _av()
+    with _open(file, container) as opened:
+        stream = _stream(opened, file)
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate else 0.0
+        context = stream.codec_context
+        stamps: set[int] = set()
+        count, hidden, regular = 0, 0, True
+        cut = f"{container.missing} bytes are missing at the end" if container.missing else None
+        try:
+            for packet in opened.demux(stream):
+                if packet.size == 0:  # PyAV's marker for the end of the stream
+                    continue
+                if packet.is_discard:
+                    hidden += 1
+                    regular = False
+                    continue
+                if count == 0 and hidden == 0 and not packet.is_keyframe:
+                    regular = False
+                if packet.is_corrupt or packet.pts is None or packet.pts in stamps:
+                    regular = False
+                else:
+                    stamps.add(packet.pts)
+                count += 1
+                if count > MAX_FRAMES:
+                    raise DecodeError(
+                        f"{file} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first"
+                    )
+        except av.FFmpegError as error:
+            cut = cut or f"reading stopped early: {_reason(error)}"
+        # MP4 tables state the exact number of frames (edit lists hide some of them).
+        if container.demuxer == "mov" and stream.frames > count + hidden:
+            cut = cut or f"it holds {count} of the {stream.frames} frames in its index"
+        codec = stream.codec.canonical_name
+        return _Index(codec, count, fps, (context.width, context.height), regular and cut is None, cut)
+
+
+# ------------------------------------------------------------------------------------------------------- decord
+
+
+class _DecordFailed(Exception):
+    """decord could not read a file; the message is one short line."""
+
+
+def _decord_fits(container: Container, index: _Index) -> bool:
+    return index.regular and index.codec in _DECORD.get(container.demuxer, ())
+
+
+def _load_decord() -> Any:
+    """decord with its log silenced; raises ImportError where it is not installed."""
+    os.environ["DECORD_EOF_RETRY_MAX"] = _EOF_RETRIES  # read by the library at each use
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _read_decord(file: str, index: _Index, choose: Choose, transform: Transform | None) -> Decoded:
+    """Raises _DecordFailed wherever its answer is not to be trusted."""
+    decord = _load_decord()
+    try:
+        # fault_tol: by default decord silently repeats a good frame in place of one that does not decode.
+        reader = decord.VideoReader(file, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-6)
+        total = len(reader)
+    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+        raise _DecordFailed(_decord_reason(error)) from error
+    if total != index.count:
+        raise _DecordFailed(f"it counts {total} frames, the file has {index.count}")
+    wanted = _distinct(choose(total, index.fps), total)
+    width, height = index.size
+    # Several frames at a time save seeks; the limit is 64 MB of full-size frames.
+    batch = max(1, min(16, 2**26 // max(1, width * height * 3)))
+    frames = _Collector(len(wanted), transform, file)
+    for start in range(0, len(wanted), batch):
+        try:
+            block: Frame = reader.get_batch(wanted[start : start + batch]).asnumpy()
+        except (decord.DECORDError, RuntimeError) as error:
+            raise _DecordFailed(_decord_reason(error)) from error
+        for frame in block:
+            frames.add(frame)
+    return Decoded(tuple(wanted), frames.array(), total, index.fps, "decord")
+
+
+def _decord_reason(error: Exception) -> str:
+    """decord's messages carry C++ source lines and a stack; keep what is meant."""
+    text = str(error).strip().splitlines()
+    first = text[0] if text else type(error).__name__
+    for known, short in (
+        ("Unable to handle EOF", "it found no end of the stream"),
+        ("Error sending packet", "a damaged packet"),
+        ("LimitReached", "damaged frames"),
+        ("recovered from", "damaged frames"),
+    ):
+        if known in str(error) or known in type(error).__name__:
+            return short
+    return first.rsplit(": ", 1)[-1][:80]
+
+
+# --------------------------------------------------------------------------------------------------------- PyAV
+
+
+def _read_pyav(
+    file: str, container: Container, index: _Index, choose: Choose, transform: Transform | None
+) -> Decoded:
+    """One pass where packets count the frames, else a pass that counts and a pass that converts."""
+    total, damage = index.count, index.cut
+    if not (index.regular and index.codec in _ONE_FRAME_PER_PACKET):
+        total, stopped = _count(file, container)
+        damage = stopped or damage
+    # A damaged packet may only show while converting: then the frames before it are the video.
+    for _ in range(2):
+        if total == 0:
+            break
+        wanted = _distinct(choose(total, index.fps), total)
+        frames = _Collector(len(wanted), transform, file)
+        pictures = _Pictures(file, container)
+        position, targets = 0, iter(wanted)
+        target = next(targets, None)
+        for picture in pictures:
+            if position == target:
+                frames.add(_rgb(picture, index.size, file))
+                target = next(targets, None)
+                if target is None:
+                    break
+            position += 1
+        if target is None:
+            notes = (f"partial: the first {total} frames were read ({damage})",) if damage else ()
+            return Decoded(
+                tuple(wanted), frames.array(), total, index.fps, "pyav", damage is not None, notes
+            )
+        if pictures.error is None and index.regular:
+            damage = damage or f"its index has {total} frames, {position} can be decoded"
+        total, damage = position, pictures.error or damage
+    if total == 0:
+        raise DecodeError(
+            f"{file}: no frame could be decoded" + (f" ({damage})" if damage else ""),
+            "check that it plays; otherwise copy or download it again",
+        )
+    raise DecodeError(f"{file}: decoding twice gave different numbers of frames", "copy or convert the file")
+
+
+def _count(file: str, container: Container) -> tuple[int, str | None]:
+    """Frames that decode before the end or the first damage, and the reason if it was damage."""
+    pictures = _Pictures(file, container)
+    count = 0
+    for _ in pictures:
+        count += 1
+        if count > MAX_FRAMES:
+            raise DecodeError(f"{file} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first")
+    return count, pictures.error
+
+
+class _Pictures:
+    """The frames of a video in presentation order; ``error`` says afterwards why they ended early, if so."""
+
+    def __init__(self, file: str, container: Container) -> None:
+        self.file = file
+        self.container = container
+        self.error: str | None = None
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        av = _av()
+        with _open(self.file, self.container) as opened:
+            stream = _stream(opened, self.file)
+            context: VideoCodecContext = stream.codec_context
+            try:
+                for packet in opened.demux(stream):
+                    yield from packet.decode()
+                return
+            except av.FFmpegError as error:
+                self.error = _reason(error)
+            # Frames before the damage may still wait in the decoder to be put in order.
+            try:
+                yield from context.decode(None)
+            except av.FFmpegError:
+                return  # nothing more to be had; the first reason stands in self.error
+
+
+def _rgb(picture: VideoFrame, size: tuple[int, int], file: str) -> Frame:
+    """(H, W, 3) uint8 RGB, turned upright; ``size`` is (width, height) of the stream before turning."""
+    _check_size(picture.width, picture.height, file)
+    width, height = size if min(size) > 0 else (picture.width, picture.height)
+    # A size that changes in mid-stream is scaled back to the first, as decord's filter does.
+    frame: Frame = picture.to_ndarray(format="rgb24", width=width, height=height)
+    turns, rest = divmod(picture.rotation, 90)
+    # FFmpeg's rotation is counter-clockwise degrees, as is np.rot90; players ignore other angles too.
+    return np.rot90(frame, turns % 4) if rest == 0 and turns % 4 else frame
+
+
+# ------------------------------------------------------------------------------------------------------- common
+
+
+def _distinct(chosen: Sequence[int], total: int) -> list[int]:
+    """The chosen indices, each once, rising."""
+    wanted = sorted({int(i) for i in chosen})
+    if not wanted or wanted[0] < 0 or wanted[-1] >= total:
+        raise ValueError(f"chosen frames must lie in 0..{total - 1}")
+    return wanted
+
+
+class _Collector:
+    """Fills one array with the transformed frames; its shape is known from the first one."""
+
+    def __init__(self, count: int, transform: Transform | None, file: str) -> None:
+        self._count = count
+        self._transform = transform
+        self._file = file
+        self._frames: Frame | None = None
+        self._filled = 0
+
+    def add(self, frame: Frame) -> None:
+        if self._transform is not None:
+            frame = self._transform(frame)
+        if self._frames is None:
+            self._frames = np.empty((self._count, *frame.shape), np.uint8)
+        if frame.shape != self._frames.shape[1:]:
+            raise DecodeError(
+                f"{self._file}: the frame size changes in mid-video, {self._frames.shape[1:]} to {frame.shape}",
+                "convert it to one size with ffmpeg",
+            )
+        self._frames[self._filled] = frame
+        self._filled += 1
+
+    def array(self) -> Frame:
+        if self._frames is None or self._filled != self._count:
+            raise VideoError(f"{self._file}: {self._filled} of {self._count} frames arrived")
+        return self._frames
+
+
