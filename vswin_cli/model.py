@@ -342,7 +342,13 @@ class WindowAttention(nn.Module):
             # Padding is zero after norm1 and is attended to, as in the official code.
             rows = torch.cat([rows, rows.new_zeros(1, dim)])
         steps = _steps(layout, x.device)
-        attended = torch.cat([self._attend(rows, *step, layout, state) for step in steps])
+        if torch.is_grad_enabled():
+            attended = torch.cat([self._attend(rows, *step, layout, state) for step in steps])
+        else:
+            attended = rows.new_empty(layout.gather.numel(), dim)
+            for run, first, end in steps:
+                part = self._attend(rows, run, first, end, layout, state)
+                attended[first * layout.tokens : end * layout.tokens] = part
         # proj works token by token: undo the partition first, and spare the padding.
         out: Tensor = self.proj(attended.index_select(0, layout.inverse))
         return out.view(batch, length, dim)
@@ -367,9 +373,10 @@ class WindowAttention(nn.Module):
             return known
         table, n = self.relative_position_bias_table, layout.tokens
         index = state.index(self.window, n, table.device)
-        bias = table.index_select(0, index).view(n, n, self.heads).permute(2, 0, 1)
+        # Heads first, then the rows: the result is contiguous, with no copy of its size on the way.
+        bias = table.t().index_select(1, index).view(1, self.heads, n, n)
         mask = run.mask(table.dtype)
-        bias = (bias if mask is None else bias + mask).to(dtype).contiguous().unsqueeze(0)
+        bias = (bias if mask is None else bias.add_(mask)).to(dtype)
         if state.cached:
             state.cache.put(key, bias.numel() * bias.element_size(), bias)
         return bias

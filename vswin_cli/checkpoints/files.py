@@ -106,16 +106,23 @@ def read_file(path: Path) -> RawFile:
     """
     path = _resolve(path)
     with _io_errors(path):
-        if path.name.endswith(INDEX_SUFFIX):
-            return _read_shards(path)
-        with path.open("rb") as file:
-            start = file.read(16)
-        # By content: .bin and .pt can be either.
-        if path.suffix == ".safetensors" or start[8:10] == b'{"' or start[8:16].startswith(b"{}"):
-            state, metadata = _read_safetensors(path)
-            return RawFile(path, state, {}, "", {}, metadata, path.stat().st_size)
-        state, others, wrapper, beside = _unwrap(read_pickle(path), path)
-        return RawFile(path, state, others, wrapper, beside, {}, path.stat().st_size)
+        raw = _read(path)
+    if not raw.state:
+        raise UnreadableError(f"{path}: holds no tensors")
+    return raw
+
+
+def _read(path: Path) -> RawFile:
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    # By content: .bin and .pt can be either.
+    if path.suffix == ".safetensors" or start[8:10] == b'{"' or start[8:10] == b"{}":
+        state, metadata = _read_safetensors(path)
+        return RawFile(path, state, {}, "", {}, metadata, path.stat().st_size)
+    state, others, wrapper, beside = _unwrap(read_pickle(path), path)
+    return RawFile(path, state, others, wrapper, beside, {}, path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:

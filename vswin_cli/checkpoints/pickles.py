@@ -18,7 +18,7 @@ import tarfile
 import types
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from vswin_cli.errors import UnreadableError
 
 MAX_PICKLE_BYTES = 256 * 2**20  # data.pkl of a checkpoint: names and shapes only, a few MB at most
 MAX_ENTRIES = 200_000
+
+_PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
 
 _LEGACY_HINT = "in a safe place: torch.save(torch.load(FILE), NEW) rewrites it in today's format"
 
@@ -105,8 +107,12 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def _module(limit: int) -> types.ModuleType:
-    """A stand-in for the pickle module; storages in it may not hold more than ``limit`` bytes."""
+def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
+    """A stand-in for the pickle module.
+
+    Storages in it may not claim more than ``limit`` bytes in all, nor any more than ``stored`` says
+    that its zip entry has.
+    """
 
     # The C unpickler allocates its memo by the largest index named in the file: nine bytes make
     # it take 4 GB. The Python one keeps a dictionary.
@@ -129,11 +135,18 @@ def _module(limit: int) -> types.ModuleType:
                 return Inert()
             if pid[0] not in ("storage", b"storage") or len(pid) not in (5, 6):
                 raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")
+            if type(pid[2]) is not str:
+                raise pickle.UnpicklingError("a storage's key is no string")
             elements = pid[4]
             if type(elements) is not int or elements < 0:
                 raise pickle.UnpicklingError(f"a storage claims {elements!r} elements")
             dtype = getattr(pid[1], "dtype", torch.uint8)
-            self.claimed[pid[2]] = elements * torch._utils._element_size(dtype)
+            claim = elements * torch._utils._element_size(dtype)
+            if stored is not None and claim > stored.get(pid[2], 0):
+                raise pickle.UnpicklingError(
+                    f"storage {pid[2]!r} claims {claim:,} bytes, its entry has {stored.get(pid[2], 0):,}"
+                )
+            self.claimed[pid[2]] = claim
             if sum(self.claimed.values()) > limit:
                 raise pickle.UnpicklingError(
                     f"storages claim {sum(self.claimed.values()):,} bytes, the file has {limit:,}"
@@ -150,6 +163,50 @@ def _module(limit: int) -> types.ModuleType:
             # State is for objects; ours are inert, and a tensor's __setstate__ resizes its storage.
             self.stack.pop()
 
+        def store(self, target: Any, items: list[Any]) -> None:
+            """Set key, value, key, value, ... on a dict; only keys that are cheap to hash."""
+            if not isinstance(target, dict):
+                return
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                # The hash of a tuple of tuples of ... takes forever; state dicts have names as keys.
+                if type(key) in _PLAIN_KEYS:
+                    target[key] = value
+
+        def load_setitem(self) -> None:
+            value, key = self.stack.pop(), self.stack.pop()
+            self.store(self.stack[-1], [key, value])
+
+        def load_setitems(self) -> None:
+            items = self.pop_mark()  # type: ignore[attr-defined]
+            self.store(self.stack[-1], items)
+
+        def load_dict(self) -> None:
+            items = self.pop_mark()  # type: ignore[attr-defined]
+            made: dict[Any, Any] = {}
+            self.store(made, items)
+            self.append(made)
+
+        def load_set(self) -> None:
+            self.append(Inert())
+
+        def load_additems(self) -> None:
+            self.pop_mark()  # type: ignore[attr-defined]
+
+        def load_frozenset(self) -> None:
+            self.pop_mark()  # type: ignore[attr-defined]
+            self.append(Inert())
+
+        def load_bytearray8(self) -> None:
+            # The standard reader allocates the stated size before it reads.
+            raise pickle.UnpicklingError("byte arrays are not used by torch")
+
+        dispatch[pickle.SETITEM[0]] = load_setitem
+        dispatch[pickle.SETITEMS[0]] = load_setitems
+        dispatch[pickle.DICT[0]] = load_dict
+        dispatch[pickle.EMPTY_SET[0]] = load_set
+        dispatch[pickle.ADDITEMS[0]] = load_additems
+        dispatch[pickle.FROZENSET[0]] = load_frozenset
+        dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
         dispatch[pickle.PERSID[0]] = load_persid
         dispatch[pickle.BINPERSID[0]] = load_binpersid
         dispatch[pickle.BUILD[0]] = load_build
@@ -172,13 +229,10 @@ def read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(512)
     is_zip = start.startswith(b"PK\x03\x04")
-    if is_zip:
-        _check_zip(path)
-    else:
-        _check_no_zip(path, start)
+    stored = _check_zip(path) if is_zip else _check_no_zip(path, start)
     try:
         return torch.load(
-            path, map_location="cpu", pickle_module=_module(size), weights_only=False, mmap=is_zip
+            path, map_location="cpu", pickle_module=_module(size, stored), weights_only=False, mmap=is_zip
         )
     except (MemoryError, RecursionError) as error:
         raise UnreadableError(f"{path}: reading it takes more memory than a checkpoint may") from error
@@ -191,8 +245,8 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse zip files that torch would not read as a plain checkpoint."""
+def _check_zip(path: Path) -> dict[str, int]:
+    """Refuse zip files that torch would not read as a plain checkpoint; bytes of each storage."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -223,6 +277,10 @@ def _check_zip(path: Path) -> None:
         )
     if pickles[0].file_size > MAX_PICKLE_BYTES:
         raise UnreadableError(f"{path}: data.pkl has {pickles[0].file_size:,} bytes")
+    folder = pickles[0].filename.removesuffix("data.pkl") + "data/"
+    return {
+        e.filename.removeprefix(folder): e.file_size for e in entries if e.filename.startswith(folder)
+    }
 
 
 def _check_no_zip(path: Path, start: bytes) -> None:

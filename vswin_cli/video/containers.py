@@ -76,7 +76,9 @@ def sniff(path: str | os.PathLike[str]) -> Container:
     try:
         status = file.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ContainerError(f"{file} is a folder, not a video", "name its files, for example FOLDER/*.mp4")
+            raise ContainerError(
+                f"{file} is a folder, not a video", "name its files, for example FOLDER/*.mp4"
+            )
         if not stat.S_ISREG(status.st_mode):
             # Opening a pipe would wait for a writer that may never come.
             raise ContainerError(f"{file} is not a regular file", "save the video to a file first")
@@ -86,7 +88,9 @@ def sniff(path: str | os.PathLike[str]) -> Container:
         raise ContainerError(f"{file} does not exist", "check the path") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ContainerError(f"{file} cannot be read: {reason}", "check the path and its permissions") from error
+        raise ContainerError(
+            f"{file} cannot be read: {reason}", "check the path and its permissions"
+        ) from error
     if not head:
         raise ContainerError(f"{file} is empty (0 bytes)", "download or copy it again")
     container = _recognise(head, status.st_size)
@@ -106,7 +110,9 @@ def _recognise(head: bytes, size: int) -> Container | None:
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return Container("Matroska/WebM", "matroska", _matroska_missing(head, size))
     if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"AVIX"):
-        return Container("AVI", "avi")
+        promised = int.from_bytes(head[4:8], "little")
+        known = 0 < promised < 2**32 - 1  # live writers leave it open
+        return Container("AVI", "avi", max(0, promised + 8 - size) if known else 0)
     for signature, name, demuxer in _VIDEO_SIGNATURES:
         if head.startswith(signature):
             return Container(name, demuxer)

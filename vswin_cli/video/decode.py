@@ -1,8 +1,9 @@
 """A video file to the RGB frames that a protocol asks for.
 
-decord goes first where it is known to give frame i = the i-th frame shown (and is installed: it has wheels for
-few platforms); PyAV reads everything else, and everything that decord gives up on. Both deliver the same pixels:
-each uses FFmpeg's decoder and swscale, and rotation from the display matrix is applied.
+decord goes first where it is known to give frame i = the i-th frame shown (and is installed: it has wheels
+for few platforms); PyAV reads everything else, and everything that decord gives up on. Both deliver the same
+pixels: each uses FFmpeg's decoder and swscale, and rotation from the display matrix is applied. (10-bit and
+interlaced video differs slightly at sharp edges: swscale changed there.)
 
 Frames are chosen after the number of frames is known, and converted to RGB one at a time: memory holds the
 chosen frames after ``transform``, never the whole video.
@@ -13,7 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +39,27 @@ MAX_PIXELS = 8192 * 8192
 #: 9 hours at 30 frames per second; an index of more is a damaged or hostile file.
 MAX_FRAMES = 1_000_000
 
-#: Where decord 0.6.0 gives exactly the frames that PyAV gives. Not listed: AVI (packed B-frames), ASF (seeks
-#: are off by whole frames), VP8 (hidden frames count as frames), AV1 and GIF (its FFmpeg has no decoder).
+#: Where decord 0.6.0 gave exactly the frames that PyAV gives, for random choices of frames. It gave others for
+#: MPEG-4 part 2, AVI, ASF and transport streams; it cannot read AV1 and GIF; VP8 has hidden frames.
 _DECORD = {
-    "mov": {"h264", "hevc", "vp9", "mpeg4"},
+    "mov": {"h264", "hevc", "vp9"},
     "matroska": {"h264", "hevc", "vp9"},
     "flv": {"h264", "flv1"},
 }
 #: Codecs whose packets are one shown frame each, so that counting packets counts frames.
-_ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "gif", "mjpeg", "flv1", "wmv1", "wmv2", "png", "rawvideo"}
+_ONE_FRAME_PER_PACKET = {
+    "h264",
+    "hevc",
+    "vp9",
+    "av1",
+    "gif",
+    "mjpeg",
+    "flv1",
+    "wmv1",
+    "wmv2",
+    "png",
+    "rawvideo",
+}
 
 # decord polls its decoding thread this many times at the end of a file before it gives up (default 10240);
 # the count is a matter of timing, and giving up too early only costs a second reading with PyAV.
@@ -79,6 +93,7 @@ class _Index:
     fps: float
     size: tuple[int, int]  # width, height
     regular: bool  # distinct timestamps, a key frame first, nothing hidden or damaged
+    closed: bool  # no frame is shown before the key frame that it follows in the file
     cut: str | None  # why the file is known to be incomplete
 
 
@@ -96,7 +111,7 @@ def read(
     """
     container = sniff(path)
     # An absolute path cannot be taken for a protocol such as 'concat:' or for an option.
-    file = os.path.abspath(path)
+    file = str(Path(path).absolute())
     index = _index(file, container)
     notes: list[str] = []
     if decoder != "pyav" and (decoder == "decord" or _decord_fits(container, index)):
@@ -105,7 +120,7 @@ def read(
         except ImportError:
             if decoder == "decord":
                 raise DecodeError("decord is not installed", "leave the choice of decoder to vswin") from None
-        except _DecordFailed as error:
+        except _DecordError as error:
             if decoder == "decord":
                 raise DecodeError(f"{path}: decord failed: {error}") from error
             notes.append(f"read with PyAV, because decord failed ({error})")
@@ -113,7 +128,7 @@ def read(
     return Decoded(**{**vars(decoded), "notes": (*notes, *decoded.notes)})
 
 
-# ---------------------------------------------------------------------------------------------- the file's index
+# ----------------------------------------------------------------------------------------- the file's index
 
 
 def _av() -> Any:
@@ -128,12 +143,19 @@ def _av() -> Any:
 def _open(file: str, container: Container) -> InputContainer:
     """Open with the one demuxer that ``sniff`` allowed and no protocol but local files."""
     av = _av()
-    options = {"protocol_whitelist": "file", "format_whitelist": _whitelist(container.demuxer)}
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": _whitelist(container.demuxer),
+        # Opening already decodes a little, to find the sizes.
+        "max_pixels": str(MAX_PIXELS),
+    }
     if container.demuxer == "mov":
         # A QuickTime file may name other files for its data; FFmpeg's default is to ignore that. Keep it so.
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     try:
-        opened: InputContainer = av.open(file, format=container.demuxer, container_options=options)
+        opened: InputContainer = av.open(
+            file, format=container.demuxer, options=options, metadata_errors="replace"
+        )
     except av.FFmpegError as error:
         raise DecodeError(
             f"{file}: the {container.name} file cannot be opened: {_reason(error)}",
@@ -156,24 +178,23 @@ def _reason(error: Exception) -> str:
 def _stream(opened: InputContainer, file: str) -> VideoStream:
     """The video stream that FFmpeg (and decord) would choose; cover art does not count."""
     av = _av()
-    stream = opened.streams.best("video")
+    stream = cast("VideoStream | None", opened.streams.best("video"))
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         raise DecodeError(f"{file} has no video stream (audio only?)", "name a file with pictures in it")
-    context = stream.codec_context
+    context = cast("VideoCodecContext | None", stream.codec_context)
     if context is None:
         raise DecodeError(f"{file}: there is no decoder for its video", "convert it to H.264 MP4 with ffmpeg")
     _check_size(context.width, context.height, file)
     context.thread_count = 1  # several workers run side by side, and damage then always hits the same frame
     # FFmpeg's own guard: the size can also change in the middle of a stream.
     context.options = {"max_pixels": str(MAX_PIXELS)}
-    video: VideoStream = stream
-    return video
+    return stream
 
 
 def _check_size(width: int, height: int, file: str) -> None:
     if width * height > MAX_PIXELS:
         raise DecodeError(
-            f"{file}: frames of {width}x{height} pixels are larger than the {MAX_PIXELS:,} pixels vswin allows",
+            f"{file}: frames of {width}x{height} pixels exceed the {MAX_PIXELS:,} pixels that vswin allows",
             "scale the video down first: ffmpeg -i INPUT -vf scale=-2:1080 OUTPUT.mp4",
         )
 
@@ -187,7 +208,8 @@ def _index(file: str, container: Container) -> _Index:
         fps = float(rate) if rate else 0.0
         context = stream.codec_context
         stamps: set[int] = set()
-        count, hidden, regular = 0, 0, True
+        count, hidden, regular, closed = 0, 0, True, True
+        key: int | None = None
         cut = f"{container.missing} bytes are missing at the end" if container.missing else None
         try:
             for packet in opened.demux(stream):
@@ -203,6 +225,10 @@ def _index(file: str, container: Container) -> _Index:
                     regular = False
                 else:
                     stamps.add(packet.pts)
+                    if packet.is_keyframe:
+                        key = packet.pts
+                    elif key is not None and packet.pts < key:
+                        closed = False
                 count += 1
                 if count > MAX_FRAMES:
                     raise DecodeError(
@@ -214,40 +240,44 @@ def _index(file: str, container: Container) -> _Index:
         if container.demuxer == "mov" and stream.frames > count + hidden:
             cut = cut or f"it holds {count} of the {stream.frames} frames in its index"
         codec = stream.codec.canonical_name
-        return _Index(codec, count, fps, (context.width, context.height), regular and cut is None, cut)
+        return _Index(
+            codec, count, fps, (context.width, context.height), regular and cut is None, closed, cut
+        )
 
 
-# ------------------------------------------------------------------------------------------------------- decord
+# --------------------------------------------------------------------------------------------------- decord
 
 
-class _DecordFailed(Exception):
+class _DecordError(Exception):
     """decord could not read a file; the message is one short line."""
 
 
 def _decord_fits(container: Container, index: _Index) -> bool:
-    return index.regular and index.codec in _DECORD.get(container.demuxer, ())
+    # Open groups of pictures (x265's default): after a seek decord miscounts the frames before the key frame and
+    # gives other frames than asked for, without a word.
+    return index.regular and index.closed and index.codec in _DECORD.get(container.demuxer, ())
 
 
 def _load_decord() -> Any:
     """decord with its log silenced; raises ImportError where it is not installed."""
     os.environ["DECORD_EOF_RETRY_MAX"] = _EOF_RETRIES  # read by the library at each use
-    import decord
+    import decord  # type: ignore[import-untyped,unused-ignore]  # it has no types, and may be absent
 
     decord.logging.set_level(decord.logging.QUIET)
     return decord
 
 
 def _read_decord(file: str, index: _Index, choose: Choose, transform: Transform | None) -> Decoded:
-    """Raises _DecordFailed wherever its answer is not to be trusted."""
+    """Raises _DecordError wherever its answer is not to be trusted."""
     decord = _load_decord()
     try:
         # fault_tol: by default decord silently repeats a good frame in place of one that does not decode.
         reader = decord.VideoReader(file, ctx=decord.cpu(0), num_threads=1, fault_tol=1e-6)
         total = len(reader)
-    except (decord.DECORDError, RuntimeError, AssertionError) as error:
-        raise _DecordFailed(_decord_reason(error)) from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError) as error:
+        raise _DecordError(_decord_reason(error)) from error
     if total != index.count:
-        raise _DecordFailed(f"it counts {total} frames, the file has {index.count}")
+        raise _DecordError(f"it counts {total} frames, the file has {index.count}")
     wanted = _distinct(choose(total, index.fps), total)
     width, height = index.size
     # Several frames at a time save seeks; the limit is 64 MB of full-size frames.
@@ -256,8 +286,8 @@ def _read_decord(file: str, index: _Index, choose: Choose, transform: Transform 
     for start in range(0, len(wanted), batch):
         try:
             block: Frame = reader.get_batch(wanted[start : start + batch]).asnumpy()
-        except (decord.DECORDError, RuntimeError) as error:
-            raise _DecordFailed(_decord_reason(error)) from error
+        except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
+            raise _DecordError(_decord_reason(error)) from error
         for frame in block:
             frames.add(frame)
     return Decoded(tuple(wanted), frames.array(), total, index.fps, "decord")
@@ -278,7 +308,7 @@ def _decord_reason(error: Exception) -> str:
     return first.rsplit(": ", 1)[-1][:80]
 
 
-# --------------------------------------------------------------------------------------------------------- PyAV
+# ----------------------------------------------------------------------------------------------------- PyAV
 
 
 def _read_pyav(
@@ -306,10 +336,9 @@ def _read_pyav(
                     break
             position += 1
         if target is None:
-            notes = (f"partial: the first {total} frames were read ({damage})",) if damage else ()
-            return Decoded(
-                tuple(wanted), frames.array(), total, index.fps, "pyav", damage is not None, notes
-            )
+            first = "frame" if total == 1 else f"{total} frames"
+            notes = (f"partial: only the first {first} could be read ({damage})",) if damage else ()
+            return Decoded(tuple(wanted), frames.array(), total, index.fps, "pyav", damage is not None, notes)
         if pictures.error is None and index.regular:
             damage = damage or f"its index has {total} frames, {position} can be decoded"
         total, damage = position, pictures.error or damage
@@ -328,7 +357,9 @@ def _count(file: str, container: Container) -> tuple[int, str | None]:
     for _ in pictures:
         count += 1
         if count > MAX_FRAMES:
-            raise DecodeError(f"{file} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first")
+            raise DecodeError(
+                f"{file} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first"
+            )
     return count, pictures.error
 
 
@@ -363,13 +394,13 @@ def _rgb(picture: VideoFrame, size: tuple[int, int], file: str) -> Frame:
     _check_size(picture.width, picture.height, file)
     width, height = size if min(size) > 0 else (picture.width, picture.height)
     # A size that changes in mid-stream is scaled back to the first, as decord's filter does.
-    frame: Frame = picture.to_ndarray(format="rgb24", width=width, height=height)
+    frame = cast(Frame, picture.to_ndarray(format="rgb24", width=width, height=height))
     turns, rest = divmod(picture.rotation, 90)
     # FFmpeg's rotation is counter-clockwise degrees, as is np.rot90; players ignore other angles too.
     return np.rot90(frame, turns % 4) if rest == 0 and turns % 4 else frame
 
 
-# ------------------------------------------------------------------------------------------------------- common
+# --------------------------------------------------------------------------------------------------- common
 
 
 def _distinct(chosen: Sequence[int], total: int) -> list[int]:
@@ -397,7 +428,7 @@ class _Collector:
             self._frames = np.empty((self._count, *frame.shape), np.uint8)
         if frame.shape != self._frames.shape[1:]:
             raise DecodeError(
-                f"{self._file}: the frame size changes in mid-video, {self._frames.shape[1:]} to {frame.shape}",
+                f"{self._file}: frames change in mid-video from {self._frames.shape[1:]} to {frame.shape}",
                 "convert it to one size with ffmpeg",
             )
         self._frames[self._filled] = frame
@@ -407,5 +438,3 @@ class _Collector:
         if self._frames is None or self._filled != self._count:
             raise VideoError(f"{self._file}: {self._filled} of {self._count} frames arrived")
         return self._frames
-
-

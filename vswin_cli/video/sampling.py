@@ -6,6 +6,7 @@ published accuracies. Indices are source frames in presentation order, 0 <= inde
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ from vswin_cli.config import ViewProtocol
 from vswin_cli.errors import DecodeError
 
 Clips = tuple[tuple[int, ...], ...]
+
+#: A damaged frame rate (0.0001 per second, say) would ask for billions of repeated frames.
+MAX_RESAMPLED = 10_000_000
 
 
 def sample_clips(protocol: ViewProtocol, total: int, fps: float) -> Clips:
@@ -72,17 +76,17 @@ def _endpoints(protocol: ViewProtocol, total: int) -> Clips:
 
 
 def _strided(protocol: ViewProtocol, offsets: Sequence[int], total: int) -> Clips:
-    """Every ``interval``-th frame from each offset; past the end they start over (out_of_bound_opt='loop')."""
+    """Every ``interval``-th frame from each offset; past the end they start over ('loop')."""
     return tuple(
         tuple((offset + k * protocol.interval) % total for k in range(protocol.frames)) for offset in offsets
     )
 
 
 def _uniform(protocol: ViewProtocol, total: int) -> Clips:
-    """Something-Something's frame_uniform (SlowFast ssv2.py): the middle frame of each of ``frames`` segments."""
+    """Something-Something's frame_uniform (SlowFast ssv2.py): the middle frame of each segment."""
     size = (total - 1) / protocol.frames
     edges = [round(size * i) for i in range(protocol.frames + 1)]
-    clip = tuple((start + end) // 2 for start, end in zip(edges, edges[1:], strict=False))
+    clip = tuple((start + end) // 2 for start, end in itertools.pairwise(edges))
     return (clip,) * protocol.clips
 
 
@@ -100,6 +104,8 @@ def _resampled(protocol: ViewProtocol, total: int, fps: float) -> list[int]:
     if step.is_integer():
         return list(range(0, total, int(step)))
     count = math.floor(total * protocol.fps / fps)
+    if count > MAX_RESAMPLED:
+        raise DecodeError(f"a frame rate of {fps:g} would repeat {total} frames to {count:,}; it is damaged")
     # float32 on purpose: the reference multiplies a float32 arange, and its rounding decides the floor.
     positions = np.floor(np.arange(count, dtype=np.float32) * np.float32(step)).astype(np.int64)
     return np.minimum(positions, total - 1).tolist() or [0]
@@ -125,4 +131,6 @@ def _linspace_floor(last: int, count: int) -> list[int]:
     step = np.float32(last) / np.float32(count - 1)
     forward = [step * np.float32(i) for i in range(count)]
     backward = [np.float32(last) - step * np.float32(count - 1 - i) for i in range(count)]
-    return [math.floor(f if i < count // 2 else b) for i, (f, b) in enumerate(zip(forward, backward, strict=True))]
+    return [
+        math.floor(f if i < count // 2 else b) for i, (f, b) in enumerate(zip(forward, backward, strict=True))
+    ]

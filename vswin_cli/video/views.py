@@ -65,7 +65,10 @@ def prepare(path: str | os.PathLike[str], protocol: ViewProtocol, decoder: Decod
     clips = np.array([[rows[index] for index in clip] for clip in sampled], np.int64)
     notes = decoded.notes
     if is_looped(protocol, decoded.total, decoded.fps):
-        notes = (*notes, f"short video: its {decoded.total} frames repeat to fill a clip")
+        notes = (
+            *notes,
+            f"short video: {decoded.total} frame{'s' * (decoded.total != 1)}, repeated to fill a clip",
+        )
     return PreparedVideo(
         path=str(path),
         frames=decoded.frames,
@@ -127,7 +130,8 @@ def resize_short_side(frame: Frame, short_side: int) -> Frame:
     size = (int(width * factor + 0.5), int(height * factor + 0.5))
     if size == (width, height):
         return frame
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    resized: Frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return resized
 
 
 def resize_torchvision(frame: Frame, short_side: int) -> Frame:
@@ -154,12 +158,13 @@ def resize_torchvision(frame: Frame, short_side: int) -> Frame:
     rows = frame[top] * (np.float32(1) - down) + frame[bottom] * down
     across = across[None, :, None]
     mixed = rows[:, left] * (np.float32(1) - across) + rows[:, right] * across
-    return np.rint(mixed).astype(np.uint8)
+    rounded: Frame = np.rint(mixed).astype(np.uint8)
+    return rounded
 
 
 @lru_cache(maxsize=8)
 def _taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """For each new pixel: its two source pixels and the float32 weight of the second (align_corners=False)."""
+    """For each new pixel: its two source pixels and the weight of the second (align_corners=False)."""
     scale = np.float32(old) / np.float32(new)
     centre = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     centre = np.maximum(centre, np.float32(0))
