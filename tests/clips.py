@@ -89,10 +89,15 @@ def write_clip(
     return path
 
 
-def write_audio(path: Path) -> Path:
-    """Half a second of silence in an MP4 without a video stream."""
+def write_audio(path: Path, cover: bool = False) -> Path:
+    """Half a second of silence in an MP4 without a video stream, or with cover art as music has."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=44100)
+        if cover:
+            art = out.add_stream("png", rate=1)
+            art.width, art.height, art.pix_fmt = WIDTH, HEIGHT, "rgb24"
+            art.disposition = av.stream.Disposition.attached_pic
+            out.mux(art.encode(av.VideoFrame.from_ndarray(draw(0), format="rgb24")))
         for i in range(20):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             frame.sample_rate, frame.pts = 44100, i * 1024

@@ -131,7 +131,9 @@ class ViewProtocol:
         if self.crops not in (1, 3):
             raise UsageError(f"crops must be 1 or 3, not {self.crops}", "for example --views 4x3")
         if self.sampling not in get_args(Sampling) or self.resize not in get_args(Resize):
-            raise UsageError(f"unknown sampling or resize in protocol {self.name}: {self.sampling}, {self.resize}")
+            raise UsageError(
+                f"unknown sampling or resize in protocol {self.name}: {self.sampling}, {self.resize}"
+            )
         if self.sampling == "uniform" and self.clips != 1:
             raise UsageError(
                 f"protocol {self.name} samples one clip over the whole video, not {self.clips}",
@@ -224,15 +226,13 @@ class ViewProtocol:
             raise UsageError(f"view protocol cannot be read: {error}") from error
 
 
-#: FACTS 3: official code (mmaction 0.x), its Something-Something recipe, torchvision's reference, mmaction2 1.x.
+#: FACTS 3: official code (mmaction 0.x), its Something-Something recipe, torchvision, mmaction2 1.x.
 PROTOCOLS: dict[str, ViewProtocol] = {
     p.name: p
     for p in (
         ViewProtocol("k400-4x3", "segment-centers", 4, 3),
         ViewProtocol("ssv2-1x3", "uniform", 1, 3),
-        ViewProtocol(
-            "torchvision-12x1", "resampled", 12, 1, short_side=256, resize="torchvision", fps=15.0
-        ),
+        ViewProtocol("torchvision-12x1", "resampled", 12, 1, short_side=256, resize="torchvision", fps=15.0),
         ViewProtocol("mmaction2-4x3", "endpoints", 4, 3),
     )
 }

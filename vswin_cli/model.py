@@ -108,7 +108,8 @@ class Layout:
     @classmethod
     def build(cls, batch: int, size: Size, window: Window, shift: Window, device: torch.device) -> Layout:
         """Compute the layout on the CPU and move it to ``device``."""
-        padded = tuple(math.ceil(s / w) * w for s, w in zip(size, window, strict=True))
+        depth, height, width = (math.ceil(s / w) * w for s, w in zip(size, window, strict=True))
+        padded = (depth, height, width)
         length = math.prod(size)
         # Row of the token that lands at each place of the padded, shifted grid.
         rows = torch.full(padded, -1, dtype=torch.long)
@@ -411,9 +412,11 @@ class Block(nn.Module):
         layout = state.layout(size, window, shift, x.device)
         x = x + self.drop_path(self.attn(self.norm1(x), layout, state))
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            return x + self.drop_path(self.mlp(self.norm2(x)))
+            out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+            return out
         rows = x.view(-1, x.shape[-1])
-        for part in rows.split(CPU_CHUNK_ROWS):
+        for start in range(0, len(rows), CPU_CHUNK_ROWS):
+            part = rows[start : start + CPU_CHUNK_ROWS]
             part += self.drop_path(self.mlp(self.norm2(part)))
         return x
 
@@ -575,6 +578,7 @@ class VideoSwin(nn.Module):
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Trade time for memory in training: keep block inputs only, and recompute the rest."""
         for layer in self.layers:
+            assert isinstance(layer, Stage)
             layer.grad_checkpointing = enabled
 
     def no_weight_decay(self) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests import clips
 from vswin_cli.errors import ContainerError, DecodeError, VideoError
-from vswin_cli.video import decode
+from vswin_cli.video import decode, demux
 from vswin_cli.video.containers import sniff
 from vswin_cli.video.decode import Decoded, read
 
@@ -229,6 +229,17 @@ def test_cut_files_say_that_they_are_cut(tmp_path: Path, name: str) -> None:
     assert decoded.notes[-1].startswith(f"partial: only the first {decoded.total} frames could be read (")
 
 
+def test_a_file_cut_between_two_frames_says_so(tmp_path: Path) -> None:
+    """No packet is damaged then; only the index of the MP4 knows that there were more."""
+    whole = clips.write_clip(tmp_path / "a.mp4", container_options={"movflags": "faststart"})
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: clips.packets_of(whole)[12][0]])
+    decoded = read(cut, every)
+    assert decoded.partial
+    assert decoded.total == 12
+    assert len(decoded.notes) == 1
+
+
 @pytest.mark.parametrize("name", ["plain.mp4", "bframes.mp4"])
 def test_frames_that_an_edit_list_hides_do_not_count(made: Path, tmp_path: Path, name: str) -> None:
     """A trimmed MP4 keeps its old frames and an edit list says where to start; decord counts them all."""
@@ -245,6 +256,9 @@ def test_frames_that_an_edit_list_hides_do_not_count(made: Path, tmp_path: Path,
     assert decoded.decoder == "pyav"
     assert clips.numbers_of(decoded.frames) == list(range(5, count))
     assert not decoded.partial
+    if HAS_DECORD:
+        with pytest.raises(DecodeError, match=f"it counts {count} frames, the file has {count - 5}"):
+            read(path, every, decoder="decord")
 
 
 def test_one_frame(tmp_path: Path) -> None:
@@ -255,6 +269,8 @@ def test_one_frame(tmp_path: Path) -> None:
 def test_nothing_to_decode_is_a_clear_error(made: Path, tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match="no video stream"):
         read(clips.write_audio(tmp_path / "sound.mp4"), every)
+    with pytest.raises(DecodeError, match="no video stream"):
+        read(clips.write_audio(tmp_path / "song.mp4", cover=True), every)
     headless = tmp_path / "headless.mp4"  # no index: its 'moov' was never written
     headless.write_bytes(clip(made, "plain.mp4").read_bytes()[:2000])
     with pytest.raises(DecodeError, match="cannot be opened") as caught:
@@ -268,11 +284,12 @@ def test_nothing_to_decode_is_a_clear_error(made: Path, tmp_path: Path) -> None:
 
 
 def test_huge_frames_and_endless_indexes_are_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_PIXELS", clips.WIDTH * clips.HEIGHT - 1)
+    monkeypatch.setattr(demux, "MAX_PIXELS", clips.WIDTH * clips.HEIGHT - 1)
     with pytest.raises(DecodeError, match="192x128 pixels exceed"):
         read(clip(made, "plain.mp4"), every)
     monkeypatch.undo()
-    monkeypatch.setattr(decode, "MAX_FRAMES", 19)
+    for module in (decode, demux):
+        monkeypatch.setattr(module, "MAX_FRAMES", 19)
     for name in ("plain.mp4", "mpeg4.avi"):
         with pytest.raises(DecodeError, match="more than 19 frames"):
             read(clip(made, name), every)
@@ -323,6 +340,7 @@ def test_decoding_keeps_only_the_chosen_frames(tmp_path: Path) -> None:
         (bytes(400), "unknown binary"),
         (b"\x47" + bytes(500), "unknown binary"),  # one sync byte is no transport stream
         (b"hello world\n", "text file"),
+        (b"Good morning\n", "text file"),  # G is the sync byte of a transport stream
     ],
 )
 def test_other_files_are_named_and_never_reach_a_decoder(
@@ -331,7 +349,8 @@ def test_other_files_are_named_and_never_reach_a_decoder(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("a decoder was started")
 
-    monkeypatch.setattr(decode, "_av", never)
+    monkeypatch.setattr(demux, "load_av", never)
+    monkeypatch.setattr(decode, "load_av", never)
     monkeypatch.setattr(decode, "_load_decord", never)
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
@@ -390,7 +409,7 @@ def test_playlists_are_refused_even_by_the_opening_itself(made: Path, tmp_path: 
     listing.write_text(f"ffconcat version 1.0\nfile {made / 'plain.mp4'}\n")
     for demuxer in ("mov", "matroska", "mpegts"):
         with pytest.raises(DecodeError):
-            decode._index(str(listing), Container("disguised", demuxer))
+            demux.index_video(str(listing), Container("disguised", demuxer))
 
 
 def test_names_that_look_like_protocols_are_plain_files(

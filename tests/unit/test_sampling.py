@@ -204,7 +204,7 @@ def test_no_frame_is_an_error() -> None:
         sample_clips(K400, 0, 30.0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     protocol=st.sampled_from(list(PROTOCOLS.values())),
     total=lengths,
@@ -226,7 +226,7 @@ def test_every_index_exists_and_clips_run_forward(protocol: ViewProtocol, total:
         assert all(len(set(clip)) == protocol.frames for clip in clips)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(total=lengths, clips=st.integers(1, 20), frames=st.integers(1, 40), interval=st.integers(1, 6))
 def test_segment_centers_equals_the_reference(total: int, clips: int, frames: int, interval: int) -> None:
     """The numpy lines of mmaction 0.x (dtype conversions included)."""
@@ -240,7 +240,7 @@ def test_segment_centers_equals_the_reference(total: int, clips: int, frames: in
     assert np.array_equal(sample_clips(protocol, total, 30.0), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(total=lengths, clips=st.integers(2, 20), frames=st.integers(1, 40), interval=st.integers(1, 6))
 def test_endpoints_equals_the_reference(total: int, clips: int, frames: int, interval: int) -> None:
     protocol = replace(MMACTION2, clips=clips, frames=frames, interval=interval)
@@ -250,7 +250,7 @@ def test_endpoints_equals_the_reference(total: int, clips: int, frames: int, int
     assert np.array_equal(sample_clips(protocol, total, 30.0), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     total=st.integers(1, 20_000),
     clips=st.integers(1, 20),

@@ -138,7 +138,9 @@ _NORM = _pairs(("norm", "norm"))
 _NORM_N = (Rule("norm{n}.{p}", "norm.{p}", "last"),)
 _MIM = "only used in masked image modelling"
 _SELF_SUPERVISED = "only used in self-supervised training"
-_PREPROCESSOR = (Rule("data_preprocessor.{rest}", None, why="input statistics, the same for all Swin models"),)
+_PREPROCESSOR = (
+    Rule("data_preprocessor.{rest}", None, why="input statistics, the same for all Swin models"),
+)
 _HF_NAMES = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -220,7 +222,7 @@ DIALECTS: dict[str, Dialect] = {
             2,
             "embeddings.patch_embeddings.projection.weight",
             _HF_COMMON + _HF_HUB + _HF_MEMORY,
-            _pairs(("classifier", "head")) + (Rule("decoder.{rest}", None, why=_MIM),),
+            (*_pairs(("classifier", "head")), Rule("decoder.{rest}", None, why=_MIM)),
             prefix="swin.",
             prefixes=("swin.", ""),
         ),
@@ -295,7 +297,7 @@ DIALECTS: dict[str, Dialect] = {
                 Rule("patch_embed.depth_{rest}", None, why="patch embedding of depth images"),
             ),
             (
-                *_pairs(("heads.video.1", "head"), ("heads.video", "head")),
+                *_pairs(("heads.video.1", "head"), ("heads.1", "head")),
                 Rule("heads.image.{rest}", None, why="classifier of images"),
                 Rule("heads.rgbd.{rest}", None, why="classifier of RGB-D images"),
             ),
@@ -319,9 +321,7 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 #: Our own files. Told by their metadata, so never detected from keys; 2D and 3D alike.
-NATIVE = Dialect(
-    "native", 0, "patch_embed.proj.weight", _OFFICIAL_PATCH_3D + _OFFICIAL_BLOCKS + _NORM, _HEAD
-)
+NATIVE = Dialect("native", 0, "patch_embed.proj.weight", _OFFICIAL_PATCH_3D + _OFFICIAL_BLOCKS + _NORM, _HEAD)
 
 #: timm up to 0.8 wrote the keys of microsoft-2d; its training files are told by their wrapper.
 TIMM_OLD = replace(DIALECTS["microsoft-2d"], name="timm-2d")
@@ -609,7 +609,9 @@ def infer_config(
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
     for i in range(len(blocks)):
         if blocks.get(i) != set(range(len(blocks.get(i, ())))):
-            raise MismatchError(f"blocks of stage {i} are not numbered 0, 1, 2, ...: {sorted(blocks.get(i, ()))}")
+            raise MismatchError(
+                f"blocks of stage {i} are not numbered 0, 1, 2, ...: {sorted(blocks.get(i, ()))}"
+            )
     depths = tuple(len(blocks[i]) for i in range(len(blocks)))
     try:
         patch_shape = shapes["patch_embed.proj.weight"]

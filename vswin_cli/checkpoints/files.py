@@ -31,7 +31,16 @@ MAX_INDEX_BYTES = 64 * 2**20
 
 # Containers that hold a state dict, the one to prefer first: timm evaluates its EMA weights.
 # mmengine keeps the averaged weights in state_dict and the others in ema_state_dict.
-WRAPPERS = ("state_dict_ema", "state_dict", "model_state_dict", "model_state", "model", "module", "net", "weights")
+WRAPPERS = (
+    "state_dict_ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "module",
+    "net",
+    "weights",
+)
 
 
 @dataclass
@@ -155,13 +164,12 @@ def _resolve(path: Path) -> Path:
             if len(found) == 1:
                 return found[0]
         raise UnreadableError(
-            f"{path} is a folder without one model.safetensors or index file", "name the checkpoint file itself"
+            f"{path} is a folder without one model.safetensors or index file",
+            "name the checkpoint file itself",
         )
     if not path.exists():
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)[:5]
-        raise UnreadableError(
-            f"{path}: no such file", f"in that folder: {', '.join(near)}" if near else None
-        )
+        raise UnreadableError(f"{path}: no such file", f"in that folder: {', '.join(near)}" if near else None)
     if not path.is_file():
         raise UnreadableError(f"{path}: not a regular file")
     return path
@@ -231,7 +239,7 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, str],
         if isinstance(keys.get("trunk"), Mapping) and isinstance(keys.get("heads"), Mapping):
             flat = dict(_flatten(keys["trunk"], "trunk.")) | dict(_flatten(keys["heads"], "heads."))
             beside |= {k: v for k, v in keys.items() if k not in ("trunk", "heads")}
-            return _tensors(flat, trail + ["trunk + heads"], beside)
+            return _tensors(flat, [*trail, "trunk + heads"], beside)
         inner = next((w for w in WRAPPERS if isinstance(keys.get(w), Mapping) and keys[w]), None)
         if inner is None or sum(isinstance(v, Tensor) for v in keys.values()) > 8:
             if not any(isinstance(v, Tensor) for v in keys.values()):
@@ -415,7 +423,9 @@ def _check(report: Report, found: dialects.Detection) -> None:
         prefix = report.unexpected[0].partition(".")[0] if report.unexpected else ""
         raise MismatchError(
             f"read as {found.dialect.name}, but " + "; ".join(problems),
-            f"if those keys do not matter: --ignore '{prefix}.*'" if only_unexpected else "--dialect overrules",
+            f"if those keys do not matter: --ignore '{prefix}.*'"
+            if only_unexpected
+            else "--dialect overrules",
         )
 
 
@@ -477,7 +487,7 @@ def _fitting(labels: Sequence[str] | None, num_classes: int) -> tuple[str, ...] 
 def check_writable(path: Path, force: bool, sources: Sequence[Path] = ()) -> None:
     """Raise OutputError where ``path`` may not be written: exists, is a source, has no folder."""
     for source in sources:
-        if path.exists() and source.exists() and os.path.samefile(path, source):
+        if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is the source itself", "name another output file")
     if path.is_dir():
         raise OutputError(f"{path} is a folder", f"name a file in it: {path / 'model.safetensors'}")
@@ -504,7 +514,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -20,7 +20,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -117,7 +117,11 @@ def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
     # The C unpickler allocates its memo by the largest index named in the file: nine bytes make
     # it take 4 GB. The Python one keeps a dictionary.
     class RestrictedUnpickler(pickle._Unpickler):
-        dispatch = dict(pickle._Unpickler.dispatch)
+        dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+
+        stack: list[Any]  # these are set by the standard reader
+        append: Callable[[Any], None]
+        pop_mark: Callable[[], list[Any]]
 
         def __init__(self, file: Any, **options: Any) -> None:
             super().__init__(file, encoding="utf-8", errors="replace")
@@ -151,7 +155,7 @@ def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
                 raise pickle.UnpicklingError(
                     f"storages claim {sum(self.claimed.values()):,} bytes, the file has {limit:,}"
                 )
-            return self.persistent_load(pid)  # type: ignore[misc]  # torch sets it on the instance
+            return self.persistent_load(pid)  # torch sets it on the instance
 
         def load_persid(self) -> None:
             raise pickle.UnpicklingError("text persistent ids are not used by torch")
@@ -177,11 +181,11 @@ def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
             self.store(self.stack[-1], [key, value])
 
         def load_setitems(self) -> None:
-            items = self.pop_mark()  # type: ignore[attr-defined]
+            items = self.pop_mark()
             self.store(self.stack[-1], items)
 
         def load_dict(self) -> None:
-            items = self.pop_mark()  # type: ignore[attr-defined]
+            items = self.pop_mark()
             made: dict[Any, Any] = {}
             self.store(made, items)
             self.append(made)
@@ -190,10 +194,10 @@ def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
             self.append(Inert())
 
         def load_additems(self) -> None:
-            self.pop_mark()  # type: ignore[attr-defined]
+            self.pop_mark()
 
         def load_frozenset(self) -> None:
-            self.pop_mark()  # type: ignore[attr-defined]
+            self.pop_mark()
             self.append(Inert())
 
         def load_bytearray8(self) -> None:
@@ -229,7 +233,11 @@ def read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(512)
     is_zip = start.startswith(b"PK\x03\x04")
-    stored = _check_zip(path) if is_zip else _check_no_zip(path, start)
+    stored = None
+    if is_zip:
+        stored = _check_zip(path)
+    else:
+        _check_no_zip(path, start)
     try:
         return torch.load(
             path, map_location="cpu", pickle_module=_module(size, stored), weights_only=False, mmap=is_zip
@@ -278,9 +286,7 @@ def _check_zip(path: Path) -> dict[str, int]:
     if pickles[0].file_size > MAX_PICKLE_BYTES:
         raise UnreadableError(f"{path}: data.pkl has {pickles[0].file_size:,} bytes")
     folder = pickles[0].filename.removesuffix("data.pkl") + "data/"
-    return {
-        e.filename.removeprefix(folder): e.file_size for e in entries if e.filename.startswith(folder)
-    }
+    return {e.filename.removeprefix(folder): e.file_size for e in entries if e.filename.startswith(folder)}
 
 
 def _check_no_zip(path: Path, start: bytes) -> None:
@@ -290,7 +296,8 @@ def _check_no_zip(path: Path, start: bytes) -> None:
         raise UnreadableError(f"{path}: the file is empty", "download or copy it again")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UnreadableError(
-            f"{path}: this is a web page, not a checkpoint", "the download link led to a page; use the file's own"
+            f"{path}: this is a web page, not a checkpoint",
+            "the download link led to a page; use the file's own",
         )
     if text.startswith(b"version https://git-lfs"):
         raise UnreadableError(f"{path}: this is a Git LFS pointer, not the file", "run: git lfs pull")

@@ -23,5 +23,6 @@ def resolve(reference: str | Path) -> Path:
     if path.exists() or isinstance(reference, Path) or path.suffix in SUFFIXES or "/" in text or "\\" in text:
         return path
     raise CheckpointError(
-        f"{text!r} is neither a file nor a known name", "give the path of a checkpoint: --weights path/to/file.pth"
+        f"{text!r} is neither a file nor a known name",
+        "give the path of a checkpoint: --weights path/to/file.pth",
     )

@@ -83,13 +83,21 @@ def _show(result: Inflation) -> None:
     if source.note:
         rows.append(("note", source.note))
     console = output.out()
-    console.print(output.table(None, ("", "inflated"), rows))
+    console.print(output.table(("", "inflated"), rows))
     for title, entries in (("transformed", report.transformed), ("dropped", report.dropped)):
         if entries:
-            console.print(output.table(None, (f"keys {title}", "what" if title[0] == "t" else "why", "for example"),
-                                       _grouped(entries), "1"))
-    output.say(f"next: vswin predict VIDEO --weights {result.out}" if config.num_classes else
-               f"next: finetune {result.out} on videos; it has no head to predict with")
+            console.print(
+                output.table(
+                    (f"keys {title}", "what" if title[0] == "t" else "why", "for example"),
+                    _grouped(entries),
+                    "1",
+                )
+            )
+    output.say(
+        f"next: vswin predict VIDEO --weights {result.out}"
+        if config.num_classes
+        else f"next: finetune {result.out} on videos; it has no head to predict with"
+    )
 
 
 def _windows(result: Inflation) -> str:
@@ -108,4 +116,6 @@ def _grouped(entries: dict[str, str]) -> list[tuple[str, str, str]]:
 def _verdict(check: Verification) -> str:
     figure = f"largest difference {check.max_rel_diff:.1e} of the largest feature"
     clip = f"clip {output.by(check.clip[2:])}"
-    return f"equal: {figure} ({clip})" if check.exact else f"not comparable: {check.reason}; {figure} ({clip})"
+    return (
+        f"equal: {figure} ({clip})" if check.exact else f"not comparable: {check.reason}; {figure} ({clip})"
+    )

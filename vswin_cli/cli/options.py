@@ -18,7 +18,9 @@ Window = Annotated[
 ]
 Ignore = Annotated[
     Optional[list[str]],
-    typer.Option(metavar="PATTERN", help="Allow unexpected keys that match, for example 'neck.*'. Repeatable."),
+    typer.Option(
+        metavar="PATTERN", help="Allow unexpected keys that match, for example 'neck.*'. Repeatable."
+    ),
 ]
 Weights = Annotated[Optional[str], typer.Option("--weights", "-w", help="Checkpoint of any Swin dialect.")]
 Protocol = Annotated[

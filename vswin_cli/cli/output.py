@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,11 +41,13 @@ def print_error(error: VswinError) -> None:
         console.print(f"[bold]hint:[/] {escape(error.hint)}")
 
 
-def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = "") -> Table:
     """A table of plain cells; ``right`` holds a '1' for each column that is aligned right."""
-    made = Table(title=title and escape(title), title_justify="left", header_style="bold", pad_edge=False)
+    made = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        made.add_column(escape(column), justify="right" if right[i : i + 1] == "1" else "left", overflow="fold")
+        made.add_column(
+            escape(column), justify="right" if right[i : i + 1] == "1" else "left", overflow="fold"
+        )
     for row in rows:
         made.add_row(*(escape(cell) for cell in row))
     return made

@@ -11,7 +11,7 @@ from vswin_cli.cli import options, output
 from vswin_cli.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from vswin_cli.engine.predict import Predictor, VideoPrediction
+    from vswin_cli.engine.predict import VideoPrediction
 
 
 def predict(
@@ -36,7 +36,8 @@ def predict(
     if weights is None:
         raise CheckpointError(
             "no weights given",
-            f"for example: vswin predict {videos[0]} --weights swin_tiny_patch244_window877_kinetics400_1k.pth",
+            f"for example: vswin predict {videos[0]} --weights "
+            "swin_tiny_patch244_window877_kinetics400_1k.pth",
         )
     parsed = options.parse_window(window)
     from vswin_cli.video.files import find_videos
@@ -67,8 +68,8 @@ def predict(
         if json:
             results.append(result.to_json())
         else:
-            _show(result, predictor)
-        if len(paths) > 1:
+            _show(result)
+        if json and len(paths) > 1:
             output.say(f"{done} of {len(paths)} videos, {failed} failed")
     if json:
         output.print_json(
@@ -92,17 +93,17 @@ def predict(
         raise typer.Exit(1)
 
 
-def _show(result: VideoPrediction, predictor: Predictor) -> None:
+def _show(result: VideoPrediction) -> None:
     console = output.out()
+    console.print(result.path, style="bold", markup=False, soft_wrap=True)
     if result.error is not None:
-        rows = [("error", result.error.message)] + ([("hint", result.error.hint)] if result.error.hint else [])
-        console.print(output.table(result.path, ("failed", ""), rows))
+        rows = [("error", result.error.message)] + (
+            [("hint", result.error.hint)] if result.error.hint else []
+        )
+        console.print(output.table(("failed", ""), rows))
         return
-    rows3 = [
-        (f"{t.prob:7.2%}", output.bar(t.prob), t.label + ("" if predictor.model.labels else f" ({t.index})"))
-        for t in result.top
-    ]
-    console.print(output.table(result.path, ("prob", "", "label"), rows3, "1"))
+    rows3 = [(f"{t.prob:7.2%}", output.bar(t.prob), t.label) for t in result.top]
+    console.print(output.table(("prob", "", "label"), rows3, "1"))
     console.print(
         f"{result.frames} frames at {result.fps:.4g} fps, {result.views} views, decoded by {result.decoder}, "
         f"{result.seconds:.1f} s",

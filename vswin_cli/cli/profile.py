@@ -53,7 +53,6 @@ def profile(
     console = output.out()
     console.print(
         output.table(
-            None,
             ("variant", "params", "GMACs", "GFLOPs", "latency ms", "p10", "p90", "peak MB"),
             [_row(r) for r in results],
             "01111111",

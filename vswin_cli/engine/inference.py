@@ -41,7 +41,7 @@ class ViewScorer:
     def scores(self, views: Iterable[View]) -> npt.NDArray[np.float32]:
         """Softmax probabilities of each view, (views, classes), float32."""
         pending = iter(views)
-        rows = []
+        rows: list[Tensor] = []
         while batch := list(islice(pending, self.view_batch)):
             rows.extend(self._forward(batch))
         return torch.cat(rows).numpy()

@@ -102,7 +102,9 @@ def profile(
     kind = choose_dtype(dtype, chosen)
     if weights is not None:
         if window is not None or classes is not None:
-            raise UsageError("window and classes are those of the weights", "leave --window and --classes out")
+            raise UsageError(
+                "window and classes are those of the weights", "leave --window and --classes out"
+            )
         model = load_model(weights, chosen, kind)
         name, config = Path(weights).name, model.config
     else:
@@ -127,7 +129,17 @@ def profile(
             model = VideoSwin(config).to(chosen, kind).eval()
         timed, peak = measure(model, frames, size, runs)
     return Profile(
-        name, config, frames, size, params, gmacs, timed, peak, str(chosen), dtype_name(kind), torch.get_num_threads()
+        name,
+        config,
+        frames,
+        size,
+        params,
+        gmacs,
+        timed,
+        peak,
+        str(chosen),
+        dtype_name(kind),
+        torch.get_num_threads(),
     )
 
 

@@ -1,0 +1,1 @@
+"""A video file to view tensors: decode, sample, resize, crop, in processes of their own."""

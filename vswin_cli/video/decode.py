@@ -22,44 +22,35 @@ from numpy.typing import NDArray
 
 from vswin_cli.errors import DecodeError, VideoError
 from vswin_cli.video.containers import Container, sniff
+from vswin_cli.video.demux import (
+    MAX_FRAMES,
+    Index,
+    check_size,
+    index_video,
+    load_av,
+    open_video,
+    reason,
+    video_stream,
+)
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 Frame = NDArray[np.uint8]
 Choose = Callable[[int, float], Sequence[int]]
 Transform = Callable[[Frame], Frame]
 Decoder = Literal["auto", "decord", "pyav"]
 
-#: Larger pictures are refused: a header of a few bytes can ask a decoder for gigabytes.
-MAX_PIXELS = 8192 * 8192
-#: 9 hours at 30 frames per second; an index of more is a damaged or hostile file.
-MAX_FRAMES = 1_000_000
-
-#: Where decord 0.6.0 gave exactly the frames that PyAV gives, for random choices of frames. It gave others for
-#: MPEG-4 part 2, AVI, ASF and transport streams; it cannot read AV1 and GIF; VP8 has hidden frames.
+#: Where decord 0.6.0 gave exactly the frames that PyAV gives, for random choices of frames. It gave others
+#: for MPEG-4 part 2, AVI, ASF and transport streams; it cannot read AV1 and GIF; VP8 has hidden frames.
 _DECORD = {
     "mov": {"h264", "hevc", "vp9"},
     "matroska": {"h264", "hevc", "vp9"},
     "flv": {"h264", "flv1"},
 }
 #: Codecs whose packets are one shown frame each, so that counting packets counts frames.
-_ONE_FRAME_PER_PACKET = {
-    "h264",
-    "hevc",
-    "vp9",
-    "av1",
-    "gif",
-    "mjpeg",
-    "flv1",
-    "wmv1",
-    "wmv2",
-    "png",
-    "rawvideo",
-}
+_ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "gif", "mjpeg", "flv1", "wmv1", "wmv2"}
 
 # decord polls its decoding thread this many times at the end of a file before it gives up (default 10240);
 # the count is a matter of timing, and giving up too early only costs a second reading with PyAV.
@@ -84,19 +75,6 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Index:
-    """What demuxing alone tells, without decoding a frame."""
-
-    codec: str
-    count: int  # packets that should give a shown frame
-    fps: float
-    size: tuple[int, int]  # width, height
-    regular: bool  # distinct timestamps, a key frame first, nothing hidden or damaged
-    closed: bool  # no frame is shown before the key frame that it follows in the file
-    cut: str | None  # why the file is known to be incomplete
-
-
 def read(
     path: str | os.PathLike[str],
     choose: Choose,
@@ -112,7 +90,7 @@ def read(
     container = sniff(path)
     # An absolute path cannot be taken for a protocol such as 'concat:' or for an option.
     file = str(Path(path).absolute())
-    index = _index(file, container)
+    index = index_video(file, container)
     notes: list[str] = []
     if decoder != "pyav" and (decoder == "decord" or _decord_fits(container, index)):
         try:
@@ -128,133 +106,13 @@ def read(
     return Decoded(**{**vars(decoded), "notes": (*notes, *decoded.notes)})
 
 
-# ----------------------------------------------------------------------------------------- the file's index
-
-
-def _av() -> Any:
-    """PyAV, with FFmpeg's own talk switched off: what matters is raised."""
-    import av
-    import av.logging
-
-    av.logging.set_level(None)
-    return av
-
-
-def _open(file: str, container: Container) -> InputContainer:
-    """Open with the one demuxer that ``sniff`` allowed and no protocol but local files."""
-    av = _av()
-    options = {
-        "protocol_whitelist": "file",
-        "format_whitelist": _whitelist(container.demuxer),
-        # Opening already decodes a little, to find the sizes.
-        "max_pixels": str(MAX_PIXELS),
-    }
-    if container.demuxer == "mov":
-        # A QuickTime file may name other files for its data; FFmpeg's default is to ignore that. Keep it so.
-        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
-    try:
-        opened: InputContainer = av.open(
-            file, format=container.demuxer, options=options, metadata_errors="replace"
-        )
-    except av.FFmpegError as error:
-        raise DecodeError(
-            f"{file}: the {container.name} file cannot be opened: {_reason(error)}",
-            "it may be cut off or damaged: copy or download it again",
-        ) from error
-    return opened
-
-
-def _whitelist(demuxer: str) -> str:
-    """FFmpeg compares the list with a demuxer's full name."""
-    return {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}.get(demuxer, demuxer)
-
-
-def _reason(error: Exception) -> str:
-    """One line of an FFmpeg error, without the path that we print ourselves."""
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).splitlines()[0] if text else type(error).__name__
-
-
-def _stream(opened: InputContainer, file: str) -> VideoStream:
-    """The video stream that FFmpeg (and decord) would choose; cover art does not count."""
-    av = _av()
-    stream = cast("VideoStream | None", opened.streams.best("video"))
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        raise DecodeError(f"{file} has no video stream (audio only?)", "name a file with pictures in it")
-    context = cast("VideoCodecContext | None", stream.codec_context)
-    if context is None:
-        raise DecodeError(f"{file}: there is no decoder for its video", "convert it to H.264 MP4 with ffmpeg")
-    _check_size(context.width, context.height, file)
-    context.thread_count = 1  # several workers run side by side, and damage then always hits the same frame
-    # FFmpeg's own guard: the size can also change in the middle of a stream.
-    context.options = {"max_pixels": str(MAX_PIXELS)}
-    return stream
-
-
-def _check_size(width: int, height: int, file: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise DecodeError(
-            f"{file}: frames of {width}x{height} pixels exceed the {MAX_PIXELS:,} pixels that vswin allows",
-            "scale the video down first: ffmpeg -i INPUT -vf scale=-2:1080 OUTPUT.mp4",
-        )
-
-
-def _index(file: str, container: Container) -> _Index:
-    """Demux the whole video stream once, decoding nothing: milliseconds for a ten-second clip."""
-    av = _av()
-    with _open(file, container) as opened:
-        stream = _stream(opened, file)
-        rate = stream.average_rate or stream.guessed_rate
-        fps = float(rate) if rate else 0.0
-        context = stream.codec_context
-        stamps: set[int] = set()
-        count, hidden, regular, closed = 0, 0, True, True
-        key: int | None = None
-        cut = f"{container.missing} bytes are missing at the end" if container.missing else None
-        try:
-            for packet in opened.demux(stream):
-                if packet.size == 0:  # PyAV's marker for the end of the stream
-                    continue
-                if packet.is_discard:
-                    hidden += 1
-                    regular = False
-                    continue
-                if count == 0 and hidden == 0 and not packet.is_keyframe:
-                    regular = False
-                if packet.is_corrupt or packet.pts is None or packet.pts in stamps:
-                    regular = False
-                else:
-                    stamps.add(packet.pts)
-                    if packet.is_keyframe:
-                        key = packet.pts
-                    elif key is not None and packet.pts < key:
-                        closed = False
-                count += 1
-                if count > MAX_FRAMES:
-                    raise DecodeError(
-                        f"{file} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first"
-                    )
-        except av.FFmpegError as error:
-            cut = cut or f"reading stopped early: {_reason(error)}"
-        # MP4 tables state the exact number of frames (edit lists hide some of them).
-        if container.demuxer == "mov" and stream.frames > count + hidden:
-            cut = cut or f"it holds {count} of the {stream.frames} frames in its index"
-        codec = stream.codec.canonical_name
-        return _Index(
-            codec, count, fps, (context.width, context.height), regular and cut is None, closed, cut
-        )
-
-
-# --------------------------------------------------------------------------------------------------- decord
-
-
 class _DecordError(Exception):
     """decord could not read a file; the message is one short line."""
 
 
-def _decord_fits(container: Container, index: _Index) -> bool:
-    # Open groups of pictures (x265's default): after a seek decord miscounts the frames before the key frame and
-    # gives other frames than asked for, without a word.
+def _decord_fits(container: Container, index: Index) -> bool:
+    # Open groups of pictures (x265's default): after a seek decord miscounts the frames before the key frame
+    # and gives other frames than asked for, without a word.
     return index.regular and index.closed and index.codec in _DECORD.get(container.demuxer, ())
 
 
@@ -267,7 +125,7 @@ def _load_decord() -> Any:
     return decord
 
 
-def _read_decord(file: str, index: _Index, choose: Choose, transform: Transform | None) -> Decoded:
+def _read_decord(file: str, index: Index, choose: Choose, transform: Transform | None) -> Decoded:
     """Raises _DecordError wherever its answer is not to be trusted."""
     decord = _load_decord()
     try:
@@ -308,11 +166,8 @@ def _decord_reason(error: Exception) -> str:
     return first.rsplit(": ", 1)[-1][:80]
 
 
-# ----------------------------------------------------------------------------------------------------- PyAV
-
-
 def _read_pyav(
-    file: str, container: Container, index: _Index, choose: Choose, transform: Transform | None
+    file: str, container: Container, index: Index, choose: Choose, transform: Transform | None
 ) -> Decoded:
     """One pass where packets count the frames, else a pass that counts and a pass that converts."""
     total, damage = index.count, index.cut
@@ -372,16 +227,16 @@ class _Pictures:
         self.error: str | None = None
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        av = _av()
-        with _open(self.file, self.container) as opened:
-            stream = _stream(opened, self.file)
+        av = load_av()
+        with open_video(self.file, self.container) as opened:
+            stream = video_stream(opened, self.file)
             context: VideoCodecContext = stream.codec_context
             try:
                 for packet in opened.demux(stream):
                     yield from packet.decode()
                 return
             except av.FFmpegError as error:
-                self.error = _reason(error)
+                self.error = reason(error)
             # Frames before the damage may still wait in the decoder to be put in order.
             try:
                 yield from context.decode(None)
@@ -391,16 +246,13 @@ class _Pictures:
 
 def _rgb(picture: VideoFrame, size: tuple[int, int], file: str) -> Frame:
     """(H, W, 3) uint8 RGB, turned upright; ``size`` is (width, height) of the stream before turning."""
-    _check_size(picture.width, picture.height, file)
+    check_size(picture.width, picture.height, file)
     width, height = size if min(size) > 0 else (picture.width, picture.height)
     # A size that changes in mid-stream is scaled back to the first, as decord's filter does.
     frame = cast(Frame, picture.to_ndarray(format="rgb24", width=width, height=height))
     turns, rest = divmod(picture.rotation, 90)
     # FFmpeg's rotation is counter-clockwise degrees, as is np.rot90; players ignore other angles too.
     return np.rot90(frame, turns % 4) if rest == 0 and turns % 4 else frame
-
-
-# --------------------------------------------------------------------------------------------------- common
 
 
 def _distinct(chosen: Sequence[int], total: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 One thread here looks after one worker process and its pair of pipes; nothing is shared between workers. A
 pool with one shared pipe (pebble, concurrent.futures) stops for good when a worker is killed while it sends
-a result, as the out-of-memory killer does. Workers are plain interpreters that run `serve` below, not
+a result, as the out-of-memory killer does. Workers are plain interpreters that run worker_main.serve, not
 multiprocessing children: those import the caller's main script again, with torch and whatever else it loads,
 and need an ``if __name__ == "__main__"`` guard in it.
 """
@@ -14,22 +14,19 @@ import os
 import pickle
 import queue
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
-
 from vswin_cli.config import ViewProtocol
-from vswin_cli.errors import VswinError, WorkerError
+from vswin_cli.errors import WorkerError
+from vswin_cli.video.worker_main import read_message, write_block
 
 if TYPE_CHECKING:
     from vswin_cli.video.views import PreparedVideo
@@ -43,10 +40,9 @@ START_SECONDS = 60.0
 #: After so many failed starts in a row (the first counts alone) the pool stops trying.
 START_ATTEMPTS = 3
 
-_LENGTH = struct.Struct("!Q")
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from vswin_cli.video.workers import serve; serve(int(sys.argv[2]))"
+    "from vswin_cli.video.worker_main import serve; serve(int(sys.argv[2]))"
 )
 
 
@@ -131,12 +127,15 @@ class DecodePool:
                 if not job.future.set_running_or_notify_cancel():
                     continue
                 try:
-                    if worker is not None and worker.ended:  # while it waited: no fault of this job
-                        self._drop(worker)
-                        worker = None
                     if worker is None:
                         worker = self._start_worker()
-                    outcome = worker.run(job, self._timeout)
+                    try:
+                        outcome = worker.run(job, self._timeout)
+                    except _IdleDeathError:  # no fault of this job: once more, in a new process
+                        self._drop(worker)
+                        worker = None
+                        worker = self._start_worker()
+                        outcome = worker.run(job, self._timeout)
                 except BaseException as error:  # noqa: BLE001
                     # Whatever happens belongs to the caller who waits for this future, bugs included.
                     job.future.set_exception(error)
@@ -179,6 +178,10 @@ class DecodePool:
             self._workers.discard(worker)
 
 
+class _IdleDeathError(WorkerError):
+    """The process had ended before it took the job."""
+
+
 class _Job:
     """A call to make in a worker, and the future that its caller holds."""
 
@@ -218,10 +221,6 @@ class _Worker:
         self._to: IO[bytes] = self._process.stdin
         self._from: IO[bytes] = self._process.stdout
 
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
     def kill(self) -> None:
         self._process.kill()
 
@@ -250,11 +249,16 @@ class _Worker:
         self.tasks += 1
         request = pickle.dumps((job.function, job.arguments))
         try:
-            _write(self._to, request)
+            write_block(self._to, request)
             self._to.flush()
-            timed_out, message = self._receive(seconds)
-        except BrokenPipeError:  # the process died while it waited for work
+            timed_out, message = self._receive(seconds)  # 'started'
+        except BrokenPipeError:
             timed_out, message = False, None
+        if message is None and not timed_out:
+            self.usable = False
+            raise _IdleDeathError(f"{job.name}: the decoding process {self._ending()} before it began")
+        if message is not None:
+            timed_out, message = self._receive(seconds)
         if message is not None:
             done, value = message
             if done:
@@ -290,7 +294,7 @@ class _Worker:
         timer.daemon = True
         timer.start()
         try:
-            message = _read_message(self._from)
+            message = read_message(self._from)
         except EOFError:
             message = None
         with lock:
@@ -322,107 +326,3 @@ class _Worker:
         lines = self._errors.read().decode("utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f": {last[:200]}" if last else ""
-
-
-def _write(stream: IO[bytes], data: bytes | memoryview) -> None:
-    stream.write(_LENGTH.pack(len(data)))
-    stream.write(data)
-
-
-def _read_block(stream: IO[bytes]) -> memoryview:
-    (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
-    return _read_exactly(stream, length)
-
-
-def _read_exactly(stream: IO[bytes], length: int) -> memoryview:
-    """``length`` bytes in a writable buffer; raises EOFError where the pipe ends first."""
-    # np.empty and not bytearray, which writes 25 MB of zeros first: a third of the transport's time.
-    view, done = np.empty(length, np.uint8).data, 0
-    while done < length:
-        got = stream.readinto(view[done:])  # type: ignore[attr-defined]  # IO[bytes] of a pipe has it
-        if not got:
-            raise EOFError
-        done += got
-    return view
-
-
-def _read_message(stream: IO[bytes]) -> Any:
-    """A pickled object and the large arrays that travel beside it, so that they are copied only once."""
-    head = _read_block(stream)
-    (buffers,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
-    return pickle.loads(head, buffers=[_read_block(stream) for _ in range(buffers)])
-
-
-def _write_message(stream: IO[bytes], message: Any) -> None:
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
-    _write(stream, head)
-    stream.write(_LENGTH.pack(len(buffers)))
-    for buffer in buffers:
-        _write(stream, buffer.raw())
-    stream.flush()
-
-
-# ---------------------------------------------------------------------------------- inside a worker process
-
-
-def serve(parent: int) -> None:
-    """A worker's whole life: read a call from stdin, make it, write the outcome to stdout, till stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
-    _end_with(parent)
-    calls = os.fdopen(os.dup(0), "rb")
-    results = os.fdopen(os.dup(1), "wb")
-    # Libraries that print must not write into the results.
-    os.dup2(2, 1)
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    import cv2
-
-    cv2.setNumThreads(1)  # the pool has the right number of processes already
-    from vswin_cli.video import views  # noqa: F401  (imported now, so that no video pays for it)
-
-    _write_message(results, "ready")
-    while True:
-        try:
-            request = _read_block(calls)
-        except EOFError:
-            return
-        _write_message(results, _outcome(request))
-
-
-def _outcome(request: memoryview) -> tuple[bool, Any]:
-    """(True, result) or (False, exception) of one pickled call."""
-    try:
-        function, arguments = pickle.loads(request)
-        return True, function(*arguments)
-    except VswinError as error:
-        return False, error
-    except MemoryError:
-        return False, WorkerError("decoding ran out of memory", "use fewer workers, or scale the video down")
-    except Exception as error:  # noqa: BLE001
-        # A bug: the parent raises it, with the traceback of this process attached.
-        import traceback
-
-        error.add_note("in the decoding process:\n" + "".join(traceback.format_exception(error)))
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001  (some exceptions cannot travel: send the text instead)
-            return False, RuntimeError("".join(traceback.format_exception(error)))
-        return False, error
-
-
-def _end_with(parent: int) -> None:
-    """See to it that this process ends when its parent does, even by SIGKILL and in the middle of a call."""
-    if sys.platform == "linux":
-        import ctypes
-
-        # PR_SET_PDEATHSIG: also ends a decoder that loops in C and never lets a Python thread run.
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    if os.name == "posix":
-        threading.Thread(target=watch, name="parent-watch", daemon=True).start()
