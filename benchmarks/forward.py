@@ -60,12 +60,10 @@ def main() -> None:
     with torch.inference_mode():
         results = {name: model(clip) for name, model in sides.items()}  # the warm-up, too
         difference = (results["vswin"] - results["torchvision"]).abs().max()
-        print(
-            f"torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads"
-        )
-        print(
-            f"largest difference of logits: {difference:.1e} (largest logit {results['vswin'].abs().max():.2f})"
-        )
+        print(f"torch {torch.__version__}, torchvision {torchvision.__version__}", end=", ")
+        print(f"{torch.get_num_threads()} threads")
+        largest = results["vswin"].abs().max()
+        print(f"largest difference of logits: {difference:.1e} (largest logit {largest:.2f})")
         assert difference < 1e-4
         for _ in range(options.runs):
             for name, model in sides.items():
@@ -73,9 +71,8 @@ def main() -> None:
                 model(clip)
                 times[name].append(time.perf_counter() - start)
     for name, values in times.items():
-        print(
-            f"{name:12} median {statistics.median(values):.2f} s (min {min(values):.2f}, max {max(values):.2f})"
-        )
+        spread = f"(min {min(values):.2f}, max {max(values):.2f})"
+        print(f"{name:12} median {statistics.median(values):.2f} s {spread}")
     ratios = [a / b for a, b in zip(times["vswin"], times["torchvision"], strict=True)]
     print(
         f"ratio        median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f})"

@@ -85,9 +85,7 @@ def test_torchvision_pixels_are_those_of_interpolate(shape: tuple[int, int]) -> 
         for x in (tensor, tensor.contiguous())
     ]
     for reference in theirs:
-        gap = np.abs(ours.astype(int) - reference.numpy().astype(int))
-        assert gap.max() <= 1
-        assert (gap > 0).mean() < 2e-5
+        assert np.array_equal(ours, reference.numpy().astype(np.uint8))
 
 
 def test_long_strips_are_refused() -> None:
