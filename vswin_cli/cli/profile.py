@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -20,6 +20,7 @@ def profile(
     frames: options.Frames = None,
     size: options.Size = None,
     window: options.Window = None,
+    dialect: options.Dialect = None,
     classes: Annotated[Optional[int], typer.Option(min=0, help="Classes of the head.")] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
@@ -39,9 +40,20 @@ def profile(
     names: list[str | None] = [variant] if variant or weights else list(VARIANTS)
     results = []
     for name in names:
-        options_: dict[str, Any] = {"frames": frames, "size": size, "window": parsed, "classes": classes}
         results.append(
-            run(name, weights=weights, device=device, dtype=dtype, latency=latency, runs=runs, **options_)
+            run(
+                name,
+                weights=weights,
+                frames=frames,
+                size=size,
+                window=parsed,
+                classes=classes,
+                dialect=dialect,
+                device=device,
+                dtype=dtype,
+                latency=latency,
+                runs=runs,
+            )
         )
         if not json and latency and len(names) > 1:
             output.say(f"{len(results)} of {len(names)} variants measured")

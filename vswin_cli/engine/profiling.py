@@ -84,6 +84,7 @@ def profile(
     size: int | None = None,
     window: Window | None = None,
     classes: int | None = None,
+    dialect: str | None = None,
     device: str = "auto",
     dtype: str = "fp32",
     latency: bool = True,
@@ -91,7 +92,8 @@ def profile(
 ) -> Profile:
     """Profile a variant (random weights, which cost the same) or a checkpoint's model.
 
-    ``frames`` defaults to 32 (1 for an image model), ``size`` to 224. Raises UsageError or
+    ``frames`` defaults to 32 (1 for an image model), ``size`` to 224. With weights, ``window`` and
+    ``dialect`` say how to read them, as in load_model. Raises UsageError or
     CheckpointError.
     """
     if (variant is None) == (weights is None):
@@ -101,11 +103,9 @@ def profile(
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
     if weights is not None:
-        if window is not None or classes is not None:
-            raise UsageError(
-                "window and classes are those of the weights", "leave --window and --classes out"
-            )
-        model = load_model(weights, chosen, kind)
+        if classes is not None:
+            raise UsageError("the classes are those of the weights", "leave --classes out")
+        model = load_model(weights, chosen, kind, dialect=dialect, window=window)
         name, config = Path(weights).name, model.config
     else:
         assert variant is not None
