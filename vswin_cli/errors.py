@@ -7,6 +7,7 @@
     │   ├── UnreadableError   not a checkpoint, damaged, or unsafe to read
     │   ├── DialectError      readable, but not a Swin that we know
     │   └── MismatchError     keys or shapes do not fit the model
+    ├── DataError             a data set or its annotations cannot be used
     ├── ModelInputError       a clip has the wrong rank or number of channels
     └── VideoError            a video cannot be turned into views
         ├── ContainerError    not a video container that we open
@@ -59,6 +60,10 @@ class DialectError(CheckpointError):
 
 class MismatchError(CheckpointError):
     """Keys or shapes of the file do not fit the model."""
+
+
+class DataError(VswinError):
+    """A data set on disk, or the file that lists its videos, cannot be used."""
 
 
 class ModelInputError(VswinError):

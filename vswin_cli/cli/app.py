@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from vswin_cli import __version__
-from vswin_cli.cli import inflate, output, predict, profile
+from vswin_cli.cli import evaluate, inflate, output, predict, profile
 from vswin_cli.errors import VswinError
 
 app = typer.Typer(
     name="vswin",
-    help="Video Swin Transformers: inflate, predict, profile.",
+    help="Video Swin Transformers: inflate, predict, evaluate, profile.",
     no_args_is_help=True,
     add_completion=False,
     # A bug shows Python's own traceback: complete, and without the values of local variables.
@@ -54,5 +54,11 @@ def _main(
     pass
 
 
-for _command in (inflate.inflate, predict.predict, profile.profile):
-    app.command()(_bounded(_command))
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "inflate": inflate.inflate,
+    "predict": predict.predict,
+    "eval": evaluate.evaluate,
+    "profile": profile.profile,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_bounded(_command))

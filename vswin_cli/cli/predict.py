@@ -75,6 +75,7 @@ def predict(
         output.print_json(
             {
                 "weights": predictor.weights,
+                "source": predictor.source,
                 "protocol": predictor.protocol.to_json(),
                 "device": predictor.device,
                 "dtype": predictor.dtype,
@@ -89,6 +90,8 @@ def predict(
             markup=False,
             soft_wrap=True,
         )
+    if predictor.source["note"]:
+        output.say(f"note: {predictor.source['note']}")
     if failed:
         raise typer.Exit(1)
 

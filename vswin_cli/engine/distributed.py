@@ -31,7 +31,8 @@ def place() -> Place:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return Place()
-    values = [os.environ.get(name, default) for name, default in zip(names, ("0", "1", "0", "1"), strict=True)]
+    defaults = ("0", "1", "0", "1")
+    values = [os.environ.get(name, default) for name, default in zip(names, defaults, strict=True)]
     if not all(v.isdecimal() for v in values):
         raise UsageError(
             "RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE are "

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vswin_cli.config import MEAN, STD
+from vswin_cli.config import MEAN, STD, ViewProtocol
 from vswin_cli.engine.device import default_view_batch, is_out_of_memory
+from vswin_cli.errors import VideoError
 from vswin_cli.model import VideoSwin
+from vswin_cli.video.views import PreparedVideo
+from vswin_cli.video.workers import DecodePool
 
 View = npt.NDArray[np.uint8]  # (T, H, W, 3) RGB
 
@@ -41,29 +47,36 @@ class ViewScorer:
     def scores(self, views: Iterable[View]) -> npt.NDArray[np.float32]:
         """Softmax probabilities of each view, (views, classes), float32."""
         pending = iter(views)
+        waiting: list[View] = []
         rows: list[Tensor] = []
-        while batch := list(islice(pending, self.view_batch)):
-            rows.extend(self._forward(batch))
-        return torch.cat(rows).numpy()
+        while True:
+            waiting.extend(islice(pending, max(0, self.view_batch - len(waiting))))
+            if not waiting:
+                return torch.cat(rows).numpy()
+            batch = waiting[: self.view_batch]
+            result = self._forward(batch)
+            if result is None:
+                self._halve(len(batch))
+            else:
+                rows.append(result)
+                waiting = waiting[len(batch) :]
 
-    def _forward(self, batch: list[View]) -> Iterator[Tensor]:
+    def _forward(self, batch: list[View]) -> Tensor | None:
+        """Probabilities of a batch, or None where memory ran out and a smaller batch can be tried."""
         try:
             with torch.inference_mode():
                 logits = self.model(to_clips(batch, self.device, self.dtype))
-                result = logits.float().softmax(-1).cpu()
+                return logits.float().softmax(-1).cpu()
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
-            result = None  # Retry outside of the handler: the exception holds on to the memory.
-        if result is not None:
-            yield result
-            return
+            return None  # The next try comes outside of the handler: the exception holds on to memory.
+
+    def _halve(self, failed: int) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.view_batch = max(1, len(batch) // 2)
+        self.view_batch = failed // 2
         self.halvings += 1
-        yield from self._forward(batch[: self.view_batch])
-        yield from self._forward(batch[self.view_batch :])
 
 
 def average(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -75,3 +88,27 @@ def average(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def top_k(probabilities: npt.NDArray[np.float32], k: int) -> list[int]:
     """The k most probable classes, best first; of equals the smaller index."""
     return [int(i) for i in np.argsort(-probabilities, kind="stable")[:k]]
+
+
+def prepared_ahead(
+    pool: DecodePool, videos: Iterable[str | Path], protocol: ViewProtocol, ahead: int
+) -> Iterator[tuple[int, PreparedVideo | VideoError]]:
+    """Decode videos ahead of the model, at most ``ahead`` waiting or at work: (number, result or error).
+
+    Results come in the order of ``videos``; memory is bounded by ``ahead``, not by their number.
+    """
+    waiting: deque[tuple[int, Future[PreparedVideo]]] = deque()
+    numbered = enumerate(videos)
+    while True:
+        for number, video in islice(numbered, ahead - len(waiting)):
+            waiting.append((number, pool.submit(video, protocol)))
+        if not waiting:
+            return
+        number, job = waiting.popleft()
+        try:
+            result: PreparedVideo | VideoError = job.result()
+        except VideoError as error:
+            result = error
+        del job  # its future holds on to the frames
+        yield number, result
+        del result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vswin_cli.checkpoints.files import load_checkpoint
+from vswin_cli.checkpoints.zoo import resolve
 from vswin_cli.config import ViewProtocol, Window, protocol_named
 from vswin_cli.engine.device import choose_device, choose_dtype, dtype_name
-from vswin_cli.engine.inference import ViewScorer, average, top_k
-from vswin_cli.engine.load import attach_labels, load_model
+from vswin_cli.engine.inference import ViewScorer, average, prepared_ahead, top_k
+from vswin_cli.engine.load import attach_labels, build_model
 from vswin_cli.errors import CheckpointError, DialectError, UsageError, VideoError
 from vswin_cli.video.views import PreparedVideo, views
 from vswin_cli.video.workers import DecodePool
@@ -76,7 +77,7 @@ class Predictor:
     protocol: a name of PROTOCOLS or a ViewProtocol; None takes the checkpoint's
     workers:  processes that decode; each video has ``timeout`` seconds in one of them
 
-    Decoding processes are started by spawn: in a script, use it under ``if __name__ == "__main__"``.
+    ``source`` says where the weights come from: path, dialect, sha256, and a note (a licence, say).
     Raises CheckpointError for files that cannot classify videos.
     """
 
@@ -103,10 +104,9 @@ class Predictor:
         if protocol is not None:
             protocol = protocol.override(views, frames, interval, size)
         chosen = choose_device(device)
-        self.model = load_model(
-            weights, chosen, choose_dtype(dtype, chosen), dialect=dialect, window=window, ignore=ignore
-        )
-        config = self.model.config
+        kind = choose_dtype(dtype, chosen)
+        checkpoint = load_checkpoint(resolve(weights), dialect=dialect, window=window, ignore=ignore)
+        config = checkpoint.config
         if config.is_2d:
             raise DialectError(
                 f"{weights} is an image model (patch {config.patch[1]}x{config.patch[2]}, window "
@@ -118,14 +118,22 @@ class Predictor:
                 f"{weights} has no classifier head, so it cannot name classes",
                 "inflate with --head keep, or use a finetuned checkpoint",
             )
+        self.model = build_model(checkpoint, chosen, kind)
         if protocol is None:
             assert self.model.protocol is not None  # only 2D models have none
             protocol = self.model.protocol.override(views, frames, interval, size)
         self.weights = str(weights)
+        self.source = {
+            "name": checkpoint.path.name,
+            "dialect": checkpoint.dialect,
+            "sha256": checkpoint.sha256,
+            "note": checkpoint.note,
+        }
         self.protocol = protocol
         self.labels = attach_labels(self.model)
         self.workers, self.timeout = workers, timeout
         self.scorer = ViewScorer(self.model, view_batch)
+        self.view_batch = self.scorer.view_batch  # as asked for, before any halving
 
     @property
     def device(self) -> str:
@@ -145,23 +153,19 @@ class Predictor:
         """
         if top < 1:
             raise UsageError(f"top-k must be at least 1, not {top}")
-        names = iter([str(v) for v in videos])
+        names = [str(v) for v in videos]
         with DecodePool(workers=self.workers, timeout=self.timeout) as pool:
-            ahead: deque[tuple[str, Any]] = deque()
-            for name in names:
-                ahead.append((name, pool.submit(name, self.protocol)))
-                if len(ahead) > self.workers:
-                    yield self._one(*ahead.popleft(), top)
-            while ahead:
-                yield self._one(*ahead.popleft(), top)
+            start = time.perf_counter()
+            for number, prepared in prepared_ahead(pool, names, self.protocol, self.workers + 1):
+                yield self._answer(names[number], prepared, top, start)
+                start = time.perf_counter()
 
-    def _one(self, name: str, job: Any, top: int) -> VideoPrediction:
-        start = time.perf_counter()
-        try:
-            prepared: PreparedVideo = job.result()
-        except VideoError as error:
-            return VideoPrediction(name, error=error)
-        probabilities = self.probabilities(prepared)
+    def _answer(
+        self, name: str, prepared: PreparedVideo | VideoError, top: int, start: float
+    ) -> VideoPrediction:
+        if isinstance(prepared, VideoError):
+            return VideoPrediction(name, error=prepared)
+        probabilities = average(self.view_scores(prepared))
         best = top_k(probabilities, top)
         return VideoPrediction(
             path=name,
@@ -177,6 +181,6 @@ class Predictor:
             seconds=time.perf_counter() - start,
         )
 
-    def probabilities(self, prepared: PreparedVideo) -> npt.NDArray[np.float32]:
-        """Mean over the views of one prepared video: (classes,), float32."""
-        return average(self.scorer.scores(views(prepared, self.protocol)))
+    def view_scores(self, prepared: PreparedVideo) -> npt.NDArray[np.float32]:
+        """Probabilities of each view of one prepared video, (views, classes); crops outer, clips inner."""
+        return self.scorer.scores(views(prepared, self.protocol))

@@ -18,8 +18,8 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -117,7 +117,7 @@ class RunLog:
         except BaseException:
             self._lock.release()
             raise
-        self.refresh()
+        self.refresh(verify=True)
         return self
 
     def __exit__(
@@ -164,18 +164,18 @@ class RunLog:
         with path.open("ab"):
             pass
         size = path.stat().st_size
-        if record is not None:
-            whole = size - size % record
-        else:
-            whole = path.read_bytes().rfind(b"\n") + 1
+        whole = size - size % record if record else path.read_bytes().rfind(b"\n") + 1
         if whole != size:
             os.truncate(path, whole)
         return path.open("ab", buffering=0)
 
     # -------------------------------------------------------------------- reading and appending
 
-    def refresh(self) -> None:
-        """Take in the rows that any rank has appended since the last call."""
+    def refresh(self, verify: bool = False) -> None:
+        """Take in the rows that any rank has appended since the last call.
+
+        ``verify`` also reads their scores: rows without them do not count, so their videos are open.
+        """
         for path in sorted(self.folder.glob("rows-*.jsonl")):
             start = self._offsets.get(path, 0)
             with path.open("rb") as file:
@@ -187,9 +187,12 @@ class RunLog:
                 row = _opened(line)
                 if row is None or row["id"] not in self._known:
                     self.corrupt += 1
-                else:
-                    row["rank"] = int(path.stem.rpartition("-")[2])
-                    self.rows.setdefault(row["id"], row)
+                    continue
+                row["rank"] = int(path.stem.rpartition("-")[2])
+                if verify and "record" in row and self.scores_of(row) is None:
+                    self.corrupt += 1
+                    continue
+                self.rows.setdefault(row["id"], row)
 
     def append(self, row: Row, scores: Scores | None) -> None:
         """Make one video's result last: its scores first, then its row, both synced. Raises OutputError."""
@@ -204,6 +207,7 @@ class RunLog:
                 row["scores_crc"] = zlib.crc32(record)
                 _write(self._scores_file, record)
             _write(self._rows_file, _sealed(row))
+        self.rows[row["id"]] = {**row, "rank": self.place.rank}
 
     def scores_of(self, row: Row) -> npt.NDArray[np.float16] | None:
         """The averaged probabilities of a row (classes,); None where the record is lost or corrupt."""
@@ -240,7 +244,7 @@ class RunLog:
         self.rows.clear()
         self._offsets.clear()
         self.corrupt = 0
-        self.refresh()
+        self.refresh(verify=True)
 
     # -------------------------------------------------------------------- sharing the work
 
@@ -299,20 +303,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class _disk_errors:  # noqa: N801  (reads as a statement: with _disk_errors(folder))
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
     """Turn a failing disk into one clear error that says how to go on."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{self.folder}: results cannot be written ({error.strerror or error})",
-                "nothing that was finished is lost: make room, then run the same command again",
-            ) from error
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: results cannot be written ({error.strerror or error})",
+            "nothing that was finished is lost: make room, then run the same command again",
+        ) from error

@@ -3,11 +3,15 @@
 FFmpeg picks a demuxer by content, not by name: a text playlist called clip.mp4 makes it open whatever other
 files or addresses the text lists. So only containers that hold their own frames are let through, and PyAV is
 told the one demuxer to use.
+
+A video may also be a folder of numbered pictures, as frame-based data sets keep them (img_00001.jpg).
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,3 +168,82 @@ def _looks_like(head: bytes) -> str:
     if text.startswith(("<?xml", "<")):
         return "an XML or web page"
     return "unknown binary data" if text.count("\ufffd") > len(text) // 10 else "a text file"
+
+
+#: img_00001.jpg, frame000001.jpg, 1.png: what is before the number names the series.
+_PICTURE = re.compile(r"(.*?)([0-9]{1,18})\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
+_FLOW = ("flow_x", "flow_y")  # optical flow that mmaction's tools write beside the frames
+
+
+@dataclass(frozen=True)
+class PictureSeries:
+    """The numbered pictures of a folder in the order of their numbers; ``gaps`` says where numbers are missing."""
+
+    names: tuple[str, ...]
+    gaps: str | None = None
+
+
+def _picture(name: str) -> re.Match[str] | None:
+    return None if name.startswith((".", *_FLOW)) else _PICTURE.fullmatch(name)
+
+
+def holds_pictures(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a video as numbered pictures; looks no further than the first one. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return any(_picture(entry.name) for entry in entries)
+
+
+def list_pictures(folder: str | os.PathLike[str]) -> PictureSeries:
+    """The frames of a folder of numbered pictures. Raises ContainerError if there are none, or two series."""
+    try:
+        found = [match for name in os.listdir(folder) if (match := _picture(name))]
+    except OSError as error:
+        raise ContainerError(
+            f"{folder} cannot be listed: {error.strerror}", "check the path and its permissions"
+        ) from error
+    if not found:
+        raise ContainerError(
+            f"{folder} is a folder, not a video: it holds no numbered pictures such as img_00001.jpg",
+            "name its files, for example FOLDER/*.mp4",
+        )
+    if len(series := sorted({match[1] for match in found})) > 1:
+        raise ContainerError(
+            f"{folder} holds pictures of {len(series)} series: {', '.join(f'{s}*' for s in series[:5])}",
+            "keep the frames of one video in a folder",
+        )
+    found.sort(key=lambda match: (int(match[2]), match[0]))
+    numbers = [int(match[2]) for match in found]
+    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    if 0 in steps:
+        a, b = (found[steps.index(0) + k][0] for k in (0, 1))
+        raise ContainerError(f"{folder} has one frame number twice: {a} and {b}", "remove one of the two")
+    # Numbers may rise by 5, say, where every fifth frame was kept: that is no gap.
+    stride = math.gcd(*steps) or 1
+    gaps = None
+    if steps and max(steps) > stride:
+        missing = (numbers[-1] - numbers[0]) // stride + 1 - len(numbers)
+        before = next(i for i, step in enumerate(steps) if step > stride)
+        gaps = f"{missing} picture{'s' * (missing != 1)} missing, the first after {found[before][0]}"
+    return PictureSeries(tuple(match[0] for match in found), gaps)
+
+
+def picture_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a whole JPEG or PNG file by its header; None for anything else, or if it is cut."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
+        whole = data.find(b"IEND", 24) > 0
+        return (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) if whole else None
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    size, at = None, 2
+    while at + 4 <= len(data) and data[at] == 0xFF:  # segments: FF, marker, length of the rest
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(data):
+            height, width = (int.from_bytes(data[at + k : at + k + 2], "big") for k in (5, 7))
+            size = size or (width, height)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # pixels follow; in them FF D9 can only be the end marker
+            return size if data.find(b"\xff\xd9", at) > 0 else None
+    return None

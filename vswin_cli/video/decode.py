@@ -7,6 +7,8 @@ interlaced video differs slightly at sharp edges: swscale changed there.)
 
 Frames are chosen after the number of frames is known, and converted to RGB one at a time: memory holds the
 chosen frames after ``transform``, never the whole video.
+
+A folder of numbered pictures is a video, too: OpenCV reads those.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vswin_cli.errors import DecodeError, VideoError
-from vswin_cli.video.containers import Container, sniff
+from vswin_cli.video.containers import Container, list_pictures, picture_size, sniff
 from vswin_cli.video.demux import (
     MAX_FRAMES,
     Index,
@@ -55,6 +58,8 @@ _ONE_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "gif", "mjpeg", "flv1", "
 # decord polls its decoding thread this many times at the end of a file before it gives up (default 10240);
 # the count is a matter of timing, and giving up too early only costs a second reading with PyAV.
 _EOF_RETRIES = "2048"
+#: Of one picture file; MAX_PIXELS of noise as PNG are 200 MB.
+_MAX_PICTURE_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,14 @@ def read(
 ) -> Decoded:
     """Decode the frames that ``choose(total, fps)`` names (any order, repeats allowed) from a video file.
 
+    A folder is read as the numbered pictures in it, in the order of their numbers; frame i is the i-th.
+
     ``transform`` sees each chosen RGB frame (H, W, 3) once and must give frames of one shape. Raises
     ContainerError if the file is no video container, DecodeError if no frame can be had, and whatever
     ``choose`` raises. With decoder='decord' a file that decord cannot read is an error, not handed to PyAV.
     """
+    if Path(path).is_dir():
+        return _read_pictures(Path(path), choose, transform)
     container = sniff(path)
     # An absolute path cannot be taken for a protocol such as 'concat:' or for an option.
     file = str(Path(path).absolute())
@@ -203,6 +212,43 @@ def _read_pyav(
             "check that it plays; otherwise copy or download it again",
         )
     raise DecodeError(f"{file}: decoding twice gave different numbers of frames", "copy or convert the file")
+
+
+def _read_pictures(folder: Path, choose: Choose, transform: Transform | None) -> Decoded:
+    series = list_pictures(folder)
+    total = len(series.names)
+    if total > MAX_FRAMES:
+        raise DecodeError(f"{folder} has more than {MAX_FRAMES:,} frames", "cut it into shorter clips first")
+    wanted = _distinct(choose(total, 0.0), total)  # pictures state no frame rate
+    frames = _Collector(len(wanted), transform, str(folder))
+    for position in wanted:
+        frames.add(_picture(folder / series.names[position]))
+    notes = (f"partial: {series.gaps}",) if series.gaps else ()
+    return Decoded(tuple(wanted), frames.array(), total, 0.0, "frames", series.gaps is not None, notes)
+
+
+def _picture(file: Path) -> Frame:
+    """(H, W, 3) uint8 RGB of a JPEG or PNG file."""
+    try:
+        if not file.is_file() or file.stat().st_size > _MAX_PICTURE_BYTES:
+            raise DecodeError(f"{file} is no file, or too large for a picture", "extract the frames again")
+        data = file.read_bytes()
+    except OSError as error:
+        raise DecodeError(f"{file} cannot be read: {error.strerror}", "check its permissions") from error
+    size = picture_size(data)
+    damaged = DecodeError(f"{file} is no JPEG or PNG picture, or it is damaged", "extract the frames again")
+    if size is None:
+        raise damaged
+    check_size(*size, str(file))
+    try:
+        # mmaction's RawFrameDecode reads with mmcv's flag 'color', which is IMREAD_COLOR: it turns pictures
+        # upright by their EXIF orientation (and makes three channels of grey ones).
+        picture = cast("Frame | None", cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise damaged
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _count(file: str, container: Container) -> tuple[int, str | None]:
