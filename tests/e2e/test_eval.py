@@ -391,6 +391,16 @@ def test_ctrl_c_says_how_to_go_on(data: Path, weights: Path, tmp_path: Path) -> 
         assert "Traceback" not in errors
 
 
+def test_a_video_that_takes_too_long_is_a_row(data: Path, weights: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "val/Zumba"
+    slow.mkdir(parents=True)
+    clips.write_clip(slow / "long.mp4", frames=600, size=(640, 480))
+    done = vswin(*command(tmp_path / "val", weights, tmp_path / "out", "--timeout", 0.1, "--json"), code=1)
+    (failed,) = json.loads(done.stdout)["failed"]
+    assert failed["kind"] == "WorkerError"
+    assert "0.1 s" in failed["error"]
+
+
 def test_view_grids() -> None:
     grids = view_grids(4, 3)
     # Crops outer (left, right, centre), clips inner.

@@ -16,18 +16,17 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HELP = {
     command: CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-    for command in ("inflate", "predict", "profile")
+    for command in ("inflate", "predict", "eval", "profile")
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the quick start's clip and checkpoint, as the current one."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    import quickstart
+    """A folder with the files that README names, as the current one."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import paste
 
-    quickstart.make_clip(tmp_path / "clip.mp4", frames=30)
-    quickstart.make_checkpoint(tmp_path / "swin_2d.pth")
+    paste.prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -41,7 +40,7 @@ def test_python_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_console_commands_run(folder: Path) -> None:
     commands = re.findall(r"```console\n\$ vswin (.*)\n", README)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = CliRunner().invoke(
             app, [*command.split(), *(["--views", "1x1"] if "predict" in command else [])]
@@ -51,6 +50,9 @@ def test_console_commands_run(folder: Path) -> None:
 
 def test_options_in_the_text_exist() -> None:
     everywhere = "".join(HELP.values()) + "--version --help"
+    everywhere += (
+        "--nproc-per-node --nnodes --node-rank --master-addr --nodes --ntasks-per-node --gpus-per-node"
+    )
     for option in sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))):
         assert option in everywhere, option
 

@@ -74,7 +74,7 @@ def test_only_the_command_line_prints_or_exits() -> None:
                 assert node.func.id not in ("print", "exit"), f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("command", [[], ["inflate"], ["predict"], ["profile"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["inflate"], ["predict"], ["eval"], ["profile"]], ids=str)
 def test_help_is_light(command: list[str]) -> None:
     code = (
         "import sys, json\n"

@@ -49,9 +49,10 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     view_batch: Annotated[
-        Optional[int], typer.Option(min=1, help="Views in one forward. Default: 1 on a CPU, else 4.")
+        Optional[int],
+        typer.Option(min=1, help="Views in one forward. Default: 1 on a CPU, else all that fit."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode, per rank.")] = 1,
+    workers: options.Workers = None,
     timeout: options.Timeout = 60.0,
     json: options.Json = False,
 ) -> None:
@@ -121,7 +122,8 @@ class _ProgressLine:
     def begin(self, dataset: Dataset, predictor: Predictor, out: Path, done: int) -> None:
         protocol = predictor.protocol
         output.say(
-            f"data {dataset.root} ({dataset.layout}, {len(dataset.items)} videos), weights {predictor.weights} "
+            f"data {dataset.root} ({dataset.layout}, {len(dataset.items)} videos), "
+            f"weights {predictor.weights} "
             f"({predictor.source['dialect']}), protocol {protocol.name} ({protocol.describe()}), "
             f"{predictor.dtype} on {predictor.device}, results in {out}"
             + (f", {done} videos done before" if done else "")

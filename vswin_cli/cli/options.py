@@ -33,6 +33,10 @@ Interval = Annotated[Optional[int], typer.Option(min=1, help="Take every n-th fr
 Size = Annotated[Optional[int], typer.Option(min=1, help="Side of a crop in pixels.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
+Workers = Annotated[
+    Optional[int],
+    typer.Option(min=1, help="Processes that decode, per rank. Default: what the device needs."),
+]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds that decoding one video may take.")]
 
 

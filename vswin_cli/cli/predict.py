@@ -29,7 +29,7 @@ def predict(
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
     timeout: options.Timeout = 60.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 1,
+    workers: options.Workers = None,
     json: options.Json = False,
 ) -> None:
     """Name the most probable classes of one video, or many."""
@@ -57,7 +57,7 @@ def predict(
         dialect=dialect,
         window=parsed,
         ignore=ignore or (),
-        workers=min(workers, len(paths)),
+        workers=workers,
         timeout=timeout,
     )
     results = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -49,9 +50,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return next((name for name, known in DTYPES.items() if known is dtype), str(dtype).removeprefix("torch."))
 
 
-def default_view_batch(device: torch.device) -> int:
-    """Views in one forward: on a CPU more than one is slower per view (its caches), elsewhere faster."""
-    return 1 if device.type == "cpu" else 4
+def default_view_batch(device: torch.device, views: int) -> int:
+    """Views in one forward: on a CPU more than one is slower per view (its caches); elsewhere all views
+    of a video, up to 16. Where that does not fit, the batch is halved until it does."""
+    return 1 if device.type == "cpu" else min(views, 16)
+
+
+def default_workers(device: torch.device, local_world: int) -> int:
+    """Decoding processes: a CPU model is slow enough for one; an accelerator is fed by its share of the
+    cores, less the one that feeds it."""
+    cores = os.cpu_count() or 1
+    return 1 if device.type == "cpu" else max(1, min(8, cores // local_world - 1))
 
 
 def synchronize(device: torch.device) -> None:

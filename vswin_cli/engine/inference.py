@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vswin_cli.config import MEAN, STD, ViewProtocol
-from vswin_cli.engine.device import default_view_batch, is_out_of_memory
+from vswin_cli.engine.device import is_out_of_memory
 from vswin_cli.errors import VideoError
 from vswin_cli.model import VideoSwin
 from vswin_cli.video.views import PreparedVideo
@@ -37,11 +37,11 @@ class ViewScorer:
     view_batch: views in one forward; halved when memory runs out, and ``halvings`` counts that
     """
 
-    def __init__(self, model: VideoSwin, view_batch: int | None = None) -> None:
+    def __init__(self, model: VideoSwin, view_batch: int) -> None:
         parameter = next(model.parameters())
         self.model = model
         self.device, self.dtype = parameter.device, parameter.dtype
-        self.view_batch = view_batch or default_view_batch(self.device)
+        self.view_batch = view_batch
         self.halvings = 0
 
     def scores(self, views: Iterable[View]) -> npt.NDArray[np.float32]:
@@ -66,7 +66,8 @@ class ViewScorer:
         try:
             with torch.inference_mode():
                 logits = self.model(to_clips(batch, self.device, self.dtype))
-                return logits.float().softmax(-1).cpu()
+                probabilities: Tensor = logits.float().softmax(-1).cpu()
+                return probabilities
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise

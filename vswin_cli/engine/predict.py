@@ -14,7 +14,14 @@ import numpy.typing as npt
 from vswin_cli.checkpoints.files import load_checkpoint
 from vswin_cli.checkpoints.zoo import resolve
 from vswin_cli.config import ViewProtocol, Window, protocol_named
-from vswin_cli.engine.device import choose_device, choose_dtype, dtype_name
+from vswin_cli.engine.device import (
+    choose_device,
+    choose_dtype,
+    default_view_batch,
+    default_workers,
+    dtype_name,
+)
+from vswin_cli.engine.distributed import place
 from vswin_cli.engine.inference import ViewScorer, average, prepared_ahead, top_k
 from vswin_cli.engine.load import attach_labels, build_model
 from vswin_cli.errors import CheckpointError, DialectError, UsageError, VideoError
@@ -75,7 +82,8 @@ class Predictor:
 
     weights:  what --weights takes
     protocol: a name of PROTOCOLS or a ViewProtocol; None takes the checkpoint's
-    workers:  processes that decode; each video has ``timeout`` seconds in one of them
+    workers:  processes that decode, by default as many as the device needs; each video has ``timeout``
+              seconds in one of them
 
     ``source`` says where the weights come from: path, dialect, sha256, and a note (a licence, say).
     Raises CheckpointError for files that cannot classify videos.
@@ -96,7 +104,7 @@ class Predictor:
         window: Window | None = None,
         ignore: Sequence[str] = (),
         view_batch: int | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         timeout: float = 60.0,
     ) -> None:
         if isinstance(protocol, str):
@@ -131,8 +139,9 @@ class Predictor:
         }
         self.protocol = protocol
         self.labels = attach_labels(self.model)
-        self.workers, self.timeout = workers, timeout
-        self.scorer = ViewScorer(self.model, view_batch)
+        self.workers = workers or default_workers(chosen, place().local_world)
+        self.timeout = timeout
+        self.scorer = ViewScorer(self.model, view_batch or default_view_batch(chosen, protocol.views))
         self.view_batch = self.scorer.view_batch  # as asked for, before any halving
 
     @property

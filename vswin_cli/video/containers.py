@@ -9,6 +9,7 @@ A video may also be a folder of numbered pictures, as frame-based data sets keep
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -177,7 +178,7 @@ _FLOW = ("flow_x", "flow_y")  # optical flow that mmaction's tools write beside 
 
 @dataclass(frozen=True)
 class PictureSeries:
-    """The numbered pictures of a folder in the order of their numbers; ``gaps`` says where numbers are missing."""
+    """The numbered pictures of a folder, in order; ``gaps`` says where numbers are missing."""
 
     names: tuple[str, ...]
     gaps: str | None = None
@@ -188,7 +189,7 @@ def _picture(name: str) -> re.Match[str] | None:
 
 
 def holds_pictures(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a video as numbered pictures; looks no further than the first one. Raises OSError."""
+    """Whether a folder is a video as numbered pictures; looks for the first one only. Raises OSError."""
     with os.scandir(folder) as entries:
         return any(_picture(entry.name) for entry in entries)
 
@@ -196,7 +197,7 @@ def holds_pictures(folder: str | os.PathLike[str]) -> bool:
 def list_pictures(folder: str | os.PathLike[str]) -> PictureSeries:
     """The frames of a folder of numbered pictures. Raises ContainerError if there are none, or two series."""
     try:
-        found = [match for name in os.listdir(folder) if (match := _picture(name))]
+        found = [match for path in Path(folder).iterdir() if (match := _picture(path.name))]
     except OSError as error:
         raise ContainerError(
             f"{folder} cannot be listed: {error.strerror}", "check the path and its permissions"
@@ -213,7 +214,7 @@ def list_pictures(folder: str | os.PathLike[str]) -> PictureSeries:
         )
     found.sort(key=lambda match: (int(match[2]), match[0]))
     numbers = [int(match[2]) for match in found]
-    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
     if 0 in steps:
         a, b = (found[steps.index(0) + k][0] for k in (0, 1))
         raise ContainerError(f"{folder} has one frame number twice: {a} and {b}", "remove one of the two")

@@ -91,7 +91,7 @@ def find_dataset(
 
 
 def discover_classes(root: Path) -> tuple[str, ...]:
-    """The names of the class folders below ``root`` as they are, sorted. Raises DataError if there are none."""
+    """The names of the class folders below ``root`` as they are, sorted; DataError if there are none."""
     root = Path(root)
     names = sorted(n for n, is_folder in _scan(root).items() if is_folder and not n.startswith("."))
     _refuse_splits(root, names)
@@ -121,7 +121,7 @@ class _Names:
             key = normalise(label)
             if (other := self._index.setdefault(key, i)) != i:
                 raise DataError(
-                    f"the checkpoint's classes {other} {labels[other]!r} and {i} {label!r} cannot be told apart",
+                    f"the checkpoint's classes {labels[other]!r} and {label!r} cannot be told apart by name",
                     "list the videos with class numbers: lines of 'path label'",
                 )
             squeezed.setdefault(key.replace(" ", ""), []).append(i)
@@ -240,6 +240,11 @@ class _Found:
     repeats: int = 0
 
     @cached_property
+    def name(self) -> str:
+        """The root's own name, also where it was given as '.'."""
+        return self.root.resolve().name
+
+    @cached_property
     def tree(self) -> _Tree:
         """What lies below the root."""
         return _Tree(self.root)
@@ -265,28 +270,27 @@ class _Found:
         else:
             self.conflicts.append(f"{_short(item)} ({self.items[item]} and {label})")
 
-    def add(self, paths: Sequence[str], label: int, *, shown: str | None = None, as_is: bool = True) -> bool:
-        """A video as a list has it, under the first of these paths that exists; ``as_is``: a path, no bare id.
+    def add(self, paths: Sequence[str], label: int, *, shown: str | None = None, as_is: bool = True) -> None:
+        """A video as a list has it, at the first of these paths that exists; ``as_is``: paths, not ids.
 
-        What was wrong with it is kept for later; says whether it was found.
+        What is wrong with it is kept for later.
         """
         self.rows += 1
         for path in paths:
             inside = self.tree.inside(path)
             if inside is None:
                 self.outside.append(path)
-                return False
+                return
             match self.tree.find(inside):
                 case [(item, is_folder)]:
                     if as_is and item != inside:
                         self.renamed.append(f"{_short(inside)} is {_short(item)}")
                     self.put(item, is_folder, label)
-                    return True
+                    return
                 case [_, _, *_] as several:
                     self.several.append(f"{_short(inside)}: {', '.join(item for item, _ in several)}")
-                    return False
+                    return
         self.missing.append(shown or paths[0])
-        return False
 
     def dataset(self, source: str, layout: str, own: tuple[str, ...] | None, skip_missing: bool) -> Dataset:
         """All that was found, or the DataError for what is wrong."""
@@ -301,8 +305,8 @@ class _Found:
                 hint = "-1 stands for no label: this is the list of a test set"
             shown = _some([f"{_short(i)} has {self.items[i]}" for i in bad])
             raise DataError(
-                f"{source}: {_count(len(bad), 'label')} of {len(self.items)} outside 0..{self.num_classes - 1}: "
-                f"{shown}",
+                f"{source}: {_count(len(bad), 'label')} of {len(self.items)} outside "
+                f"0..{self.num_classes - 1}: {shown}",
                 hint,
             )
         if not self.items:
@@ -311,7 +315,7 @@ class _Found:
         if without:
             raise DataError(
                 f"{_count(len(without), 'folder')} where a video should be hold no numbered pictures: "
-                f"{_some(map(_short, without))}",
+                f"{_quoted(without)}",
                 "a video is a file, or a folder of img_00001.jpg, img_00002.jpg, ...",
             )
         if self.repeats:
@@ -331,8 +335,8 @@ class _Found:
     def _check_paths(self, source: str, skip_missing: bool) -> None:
         if self.outside:
             raise DataError(
-                f"{source}: {_count(len(self.outside), 'path')} of {self.rows} lead out of {self.root}: "
-                f"{_some(map(_short, self.outside))}",
+                f"{source}: {_count(len(self.outside), 'path')} of {self.rows} outside {self.root}: "
+                f"{_quoted(self.outside)}",
                 "make the paths relative to the folder given to --data",
             )
         if self.several:
@@ -343,17 +347,17 @@ class _Found:
             )
         if self.missing and not (skip_missing and self.items):
             hint = "check --data, and download what is missing or take it out of the list"
-            if not self.items and all(path.startswith(f"{self.root.name}/") for path in self.missing[:100]):
-                hint = f"the list's paths start with {self.root.name}/: give --data {self.root.parent}"
+            if not self.items and all(path.startswith(f"{self.name}/") for path in self.missing[:100]):
+                hint = f"the list's paths start with {self.name}/: give --data {self.root.resolve().parent}"
             raise DataError(
                 f"{source}: {len(self.missing)} of {_count(self.rows, 'listed video')} not found in "
-                f"{self.root}: {_some(map(_short, self.missing))}",
+                f"{self.root}: {_quoted(self.missing)}",
                 hint,
             )
         if self.missing:
             self.notes.append(
                 f"{len(self.missing)} of {_count(self.rows, 'listed video')} not found and left out: "
-                f"{_some(map(_short, self.missing))}"
+                f"{_quoted(self.missing)}"
             )
         if self.conflicts:
             raise DataError(
@@ -371,12 +375,16 @@ def _is_frames(folder: Path) -> bool:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return _some([_short(name) for name in names[:6]])
 
 
 def _short(text: str) -> str:
@@ -405,7 +413,7 @@ def _class_folders(found: _Found) -> str:
         found.notes.append(f"{_count(len(loose), 'video')} beside the class folders left out: {_some(loose)}")
     uses = Counter(label_of.values())
     if twice := [name for name in folders if uses[label_of[name]] > 1]:
-        found.notes.append(f"several folders for one class: {_some(map(_short, twice))}")
+        found.notes.append(f"several folders for one class: {_quoted(twice)}")
     nested, ignored, empty = [], [], []
     for folder in folders:
         before = len(found.items)
@@ -424,15 +432,13 @@ def _class_folders(found: _Found) -> str:
     if nested:
         raise DataError(
             f"{_count(len(nested), 'folder')} inside class folders hold no numbered pictures: "
-            f"{_some(map(_short, sorted(nested)))}",
+            f"{_quoted(sorted(nested))}",
             "expected is FOLDER/CLASS/VIDEO.mp4, or FOLDER/CLASS/VIDEO/img_00001.jpg",
         )
     if empty:
-        found.notes.append(
-            f"{_count(len(empty), 'class folder')} without videos: {_some(map(_short, empty))}"
-        )
+        found.notes.append(f"{_count(len(empty), 'class folder')} without videos: {_quoted(empty)}")
     if ignored:
-        first = _some(map(_short, sorted(ignored)))
+        first = _quoted(sorted(ignored))
         found.notes.append(f"{_count(len(ignored), 'file')} that are no videos by their suffix: {first}")
     return "class folders"
 
@@ -449,13 +455,13 @@ def _labels_of_folders(found: _Found, folders: Sequence[str]) -> dict[str, int]:
         _refuse_splits(found.root, folders)
     if any(_is_frames(found.root / name) for name in unknown[:3]):
         raise DataError(
-            f"{found.root} holds folders of frames, not class folders: {_some(map(_short, unknown))}",
+            f"{found.root} holds folders of frames, not class folders: {_quoted(unknown)}",
             "give the file that says their classes with --annotations",
         )
     if unknown and found.labels is None:
         raise DataError(
-            f"the checkpoint has no class names, and {_count(len(unknown), 'class folder')} of {len(folders)} "
-            f"{'is' if len(unknown) == 1 else 'are'} not named by number: {_some(map(_short, unknown))}",
+            f"the checkpoint has no class names, and {len(unknown)} of {_count(len(folders), 'folder')} "
+            f"{'is' if len(unknown) == 1 else 'are'} not named by number: {_quoted(unknown)}",
             f"name them 0 to {found.num_classes - 1}, or list the videos with --annotations",
         )
     if unknown:
@@ -552,8 +558,9 @@ def _list(found: _Found, source: Path, lines: _Lines) -> _Read:
         numbers: list[int] = []
         there: list[tuple[str, bool]] = []
         # Numbers are taken off the end until what is left exists: a path may contain blanks and numbers.
+        by_comma = False
         while not there and len(heads) < 5 and (match := _LAST_NUMBER.fullmatch(head)):
-            by_comma = "," in match[2] if not heads else by_comma
+            by_comma = "," in match[2] if not heads else by_comma  # the label's own separator
             head = match[1]
             heads.append(_unquoted(head))
             numbers.append(int(match[3]))
@@ -608,20 +615,19 @@ def _cvdf(found: _Found, source: Path, text: str) -> _Read:
     header: list[str] = []
     table: list[tuple[int, dict[str, str]]] = []
     try:
-        for row in rows:
-            if not any(cell.strip() for cell in row):
+        for cells in rows:
+            if not any(cell.strip() for cell in cells):
                 continue
             if not header:
-                header = [cell.strip().casefold() for cell in row]
+                header = [cell.strip().casefold() for cell in cells]
                 if lacking := {"label", "youtube_id", "time_start", "time_end"} - set(header):
-                    raise DataError(
-                        f"{source} has no column {', '.join(sorted(lacking))} (a test set's list?)", _FORMATS
-                    )
-                continue
-            if len(row) != len(header):
-                what = f"{_count(len(row), 'field')} for {len(header)} columns"
-                raise _broken(source, rows.line_num, ",".join(row), what)
-            table.append((rows.line_num, dict(zip(header, map(str.strip, row), strict=True))))
+                    what = f"has no column {', '.join(sorted(lacking))} (the list of a test set?)"
+                    raise DataError(f"{source} {what}", _FORMATS)
+            elif len(cells) != len(header):
+                what = f"{_count(len(cells), 'field')} for {len(header)} columns"
+                raise _broken(source, rows.line_num, ",".join(cells), what)
+            else:
+                table.append((rows.line_num, dict(zip(header, map(str.strip, cells), strict=True))))
     except csv.Error as error:
         raise DataError(
             f"{source}, line {rows.line_num}: {error}", "is a quotation mark left open above?"
@@ -664,11 +670,11 @@ def _one_split(
     def short(split: str) -> str:
         return split.casefold()[:3]  # val, validate, validation; train; test
 
-    here = [name for name in counts if name and short(name) == short(found.root.name)]
+    here = [name for name in counts if name and short(name) == short(found.name)]
     if not here:
         raise DataError(
             f"{source} lists several splits ({', '.join(map(repr, sorted(counts)))}), and the folder "
-            f"{found.root.name!r} is named like none",
+            f"{found.name!r} is named like none",
             "keep the rows of one split",
         )
     found.notes.append(
@@ -699,7 +705,9 @@ def _json(found: _Found, source: Path, text: str) -> _Read:
             if isinstance(label, list):
                 raise DataError(f"{source}, entry {number}: {len(label)} labels for one video", _SHAPES)
             if not isinstance(path, str) or type(label) is not int or not path or "\0" in path:
-                raise DataError(f"{source}, entry {number}: no path with a class number: {_short(str(row))}")
+                raise DataError(
+                    f"{source}, entry {number}: no path with a class number: {_short(str(row))}", _FORMATS
+                )
             found.add([path], label)
         return "mmaction JSON", None
     raise DataError(f"{source}: entries have neither an id nor a filename: {_short(str(data[0]))}", _FORMATS)
@@ -709,9 +717,7 @@ def _parsed(source: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{source}, line {error.lineno}: the JSON is broken: {error.msg}", _FORMATS
-        ) from error
+        raise DataError(f"{source}, line {error.lineno}: broken JSON: {error.msg}", _FORMATS) from error
     except (RecursionError, ValueError) as error:  # nested too deeply; a number of 5000 digits
         raise DataError(f"{source}: the JSON cannot be read ({type(error).__name__})", _FORMATS) from error
 
@@ -736,9 +742,8 @@ def _ssv2(found: _Found, source: Path, data: Sequence[Mapping[str, Any]]) -> _Re
         numbers = {name: i for i, name in enumerate(own)}
         index = {template: numbers.get(name) for template, name in classes.items()}
         if unknown := [classes[template] for template, label in index.items() if label is None]:
-            raise DataError(
-                f"{source}: {_count(len(unknown), 'template')} not in labels.json: {_some(map(_short, unknown))}"
-            )
+            what = f"{_count(len(unknown), 'template')} not in labels.json"
+            raise DataError(f"{source}: {what}: {_quoted(unknown)}", "are both of the same release?")
     for number, row in enumerate(data, 1):
         name, label = row.get("id"), index[row["template"]]
         assert label is not None  # unknown ones have raised
@@ -758,14 +763,13 @@ def _ssv2_labels(source: Path) -> tuple[str, ...]:
             "put Something-Something's labels.json there: it numbers the classes",
         )
     data = _parsed(path, _text(path))
+    hint = 'expected is {"class name": "0", ...}'
     try:
         numbers = {int(number): name for name, number in data.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} does not number the classes", 'expected is {"class name": "0", ...}'
-        ) from error
+        raise DataError(f"{path} does not number the classes", hint) from error
     if sorted(numbers) != list(range(len(data))):
-        raise DataError(f"{path} does not number {len(data)} classes from 0 to {len(data) - 1}")
+        raise DataError(f"{path} does not number {len(data)} classes from 0 to {len(data) - 1}", hint)
     return tuple(numbers[i] for i in range(len(data)))
 
 
@@ -778,7 +782,7 @@ def _ucf(found: _Found, source: Path, lines: _Lines) -> _Read | None:
     """None where the lines are another list: mmaction's of UCF101 has the same paths, counted from 0."""
     rows = [_UCF_ROW.fullmatch(line.strip()) for _, line in lines if not line.startswith("#")]
     matches = [match for match in rows if match]
-    if len(matches) < len(rows):
+    if not matches or len(matches) < len(rows):
         return None
     numbered = [int(match[3]) for match in matches if match[3]]
     if 0 in numbered:
@@ -787,16 +791,14 @@ def _ucf(found: _Found, source: Path, lines: _Lines) -> _Read | None:
     if not class_file.is_file():
         why = "count from 0 or from 1" if numbered else "are called"
         raise DataError(
-            f"{source} looks like a split of UCF101, but classInd.txt is not beside it to tell how its classes "
-            f"{why}",
-            "put UCF101's classInd.txt there",
+            f"{source} looks like a split of UCF101, but no classInd.txt says how its classes {why}",
+            "put UCF101's classInd.txt beside it",
         )
     own = _class_ind(class_file)
     index = {name.casefold(): i for i, name in enumerate(own)}
     if strange := sorted({match[2] for match in matches if match[2].casefold() not in index}):
-        raise DataError(
-            f"{source}: {_count(len(strange), 'class')} not in {class_file.name}: {_some(strange)}"
-        )
+        what = f"{_count(len(strange), 'class')} not in {class_file.name}"
+        raise DataError(f"{source}: {what}: {_quoted(strange)}", "are both of the same data set?")
     offsets = {int(match[3]) - index[match[2].casefold()] for match in matches if match[3]}
     if offsets == {0}:
         return None
@@ -817,7 +819,7 @@ def _ucf(found: _Found, source: Path, lines: _Lines) -> _Read | None:
 
 
 def _class_ind(path: Path) -> tuple[str, ...]:
-    names = []
+    names: list[str] = []
     for number, line in _lines(_text(path)):
         match = re.fullmatch(r"([0-9]{1,9})\s+(.*\S)", line.strip())
         if not match or int(match[1]) != len(names) + 1:
