@@ -434,3 +434,18 @@ def test_summary_has_no_time_host_or_rank(reference: dict[str, bytes]) -> None:
     for word in ("seconds", "host", "rank", "pid", "time", str(ROOT)):
         assert word not in {k.lower() for k in summary}
     assert os.uname().nodename not in text
+
+
+def test_missing_videos_of_a_list(data: Path, weights: Path, tmp_path: Path) -> None:
+    """Published Kinetics lists name videos that are gone; leaving them out is said, never silent."""
+    listing = tmp_path / "val.txt"
+    names = [p.relative_to(data).as_posix() for p in sorted(data.rglob("clip*.mp4"))]
+    listing.write_text("".join(f"{name} 1\n" for name in [*names[:3], "surfing water/gone.mp4"]))
+    arguments = [*command(data, weights, tmp_path / "out"), "--annotations", str(listing)]
+    error = vswin(*arguments, code=1).stderr
+    assert "gone.mp4" in error
+    assert "--skip-missing" in error
+    done = vswin(*arguments, "--skip-missing", "--json")
+    assert "1 of 4 listed videos not found" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["n_videos"], summary["data"]["layout"]) == (3, "mmaction list")

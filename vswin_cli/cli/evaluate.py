@@ -35,6 +35,9 @@ def evaluate(
     limit: Annotated[Optional[int], typer.Option(min=1, help="Do only the first N videos now.")] = None,
     shuffle_seed: Annotated[Optional[int], typer.Option(help="Do them in a random order.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out listed videos that are not there, and say so.")
+    ] = False,
     allow_failures: Annotated[
         int, typer.Option(min=0, help="Exit with 0 although up to N videos failed.")
     ] = 0,
@@ -76,6 +79,7 @@ def evaluate(
             limit=limit,
             shuffle_seed=shuffle_seed,
             retry_failed=retry_failed,
+            skip_missing=skip_missing,
             progress=line.show,
             started=line.begin,
             protocol=protocol,

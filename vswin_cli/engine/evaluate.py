@@ -78,6 +78,7 @@ def evaluate(
     limit: int | None = None,
     shuffle_seed: int | None = None,
     retry_failed: bool = False,
+    skip_missing: bool = False,
     progress: Callable[[Progress], None] | None = None,
     started: Callable[[Dataset, Predictor, Path, int], None] | None = None,
     **options: Any,
@@ -92,7 +93,8 @@ def evaluate(
     here = place()
     predictor = Predictor(weights, **{**options, "device": _device(options.get("device", "auto"), here)})
     labels, classes = predictor.model.labels, predictor.model.config.num_classes
-    dataset = find_dataset(Path(data), labels, classes, None if annotations is None else Path(annotations))
+    listing = None if annotations is None else Path(annotations)
+    dataset = find_dataset(Path(data), labels, classes, listing, skip_missing=skip_missing)
     fingerprint = fingerprint_of(predictor, dataset)
     folder = Path(out) if out is not None else default_folder(dataset, predictor, fingerprint)
     items = {item.id: item for item in dataset.items}

@@ -125,12 +125,12 @@ def _windows(protocol: ViewProtocol, frames: Sequence[int]) -> Clips:
 
 
 def _linspace_floor(last: int, count: int) -> list[int]:
-    """floor(torch.linspace(0, last, count)): float32, the upper half computed backwards from ``last``."""
+    """floor(torch.linspace(0, last, count)): float32, the upper half computed backwards from ``last``.
+
+    torch multiplies and subtracts in one rounding (fused multiply-add); float64 holds the product exactly.
+    """
     if count == 1:
         return [0]
-    step = np.float32(last) / np.float32(count - 1)
-    forward = [step * np.float32(i) for i in range(count)]
-    backward = [np.float32(last) - step * np.float32(count - 1 - i) for i in range(count)]
-    return [
-        math.floor(f if i < count // 2 else b) for i, (f, b) in enumerate(zip(forward, backward, strict=True))
-    ]
+    step = float(np.float32(last) / np.float32(count - 1))
+    values = [step * i if i < count // 2 else float(last) - step * (count - 1 - i) for i in range(count)]
+    return [math.floor(np.float32(value)) for value in values]
