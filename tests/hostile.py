@@ -1110,3 +1110,46 @@ def good_half(path: Path, canary: Path) -> None:
 @hostile("load", "hand-written opcodes around good weights (proves the helpers that the evil ones use)")
 def good_by_hand(path: Path, canary: Path) -> None:
     beside_weights(path, b"N")
+
+
+def _nested_twice(levels: int) -> bytes:
+    """A tuple of the tuple before, twice, and so on: small on disk, endless to print or to hash."""
+    pickled = b"("[0:0] + b")"
+    for level in range(levels):
+        pickled += b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86"
+    return pickled
+
+
+def _endless() -> None:
+    tall = _nested_twice(60)
+    cases = {
+        "ordered_dict_hash": (
+            glob("collections", "OrderedDict") + b"(](" + tall + b"K\x01\x86e" + b"tR",
+            "given items",
+        ),
+        "persistent_id_kind": (b"(" + tall + b"K\x00K\x00K\x00K\x00tQ", "a persistent id of an endless kind"),
+        "persistent_id_numel": (
+            b"(X\x07\x00\x00\x00storage" + glob("torch", "FloatStorage") + b"X\x01\x00\x00\x000"
+            b"X\x03\x00\x00\x00cpu" + tall + b"tQ",
+            "a storage with an endless number of elements",
+        ),
+        "tensor_size": (
+            glob("torch._utils", "_rebuild_tensor_v2")
+            + b"("
+            + storage(4)
+            + b"K\x00"
+            + tall
+            + b"(tt"[:2]
+            + b"tR",
+            "a tensor of an endless size",
+        ),
+    }
+    for name, (opcodes, about) in cases.items():
+
+        def write(path: Path, canary: Path, opcodes: bytes = opcodes) -> None:
+            write_zip(path, b"\x80\x02" + opcodes + b".", {"0": bytes(16)})
+
+        hostile("refuse", about, name=f"endless_{name}")(write)
+
+
+_endless()

@@ -13,6 +13,11 @@ Window = tuple[int, int, int]
 Sampling = Literal["segment-centers", "uniform", "endpoints", "resampled"]
 Resize = Literal["cv2", "torchvision"]
 
+# Bounds on what a file may claim; far above any real model.
+MAX_SIZE = 65_536
+MAX_CLASSES = 10_000_000
+MAX_STAGES = 8
+
 #: ImageNet statistics on the 0..255 scale, RGB (every recipe of FACTS 3 uses them).
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -44,9 +49,16 @@ class ModelConfig:
             raise UsageError(
                 f"stage_windows has {len(self.stage_windows)} entries for {len(self.depths)} stages"
             )
-        sizes = (self.embed_dim, *self.depths, *self.num_heads, *self.window, *self.patch)
-        if min(sizes) < 1 or self.num_classes < 0:
-            raise UsageError(f"model sizes must be positive: {self}")
+        windows = (n for window in self.stage_windows or () for n in window)
+        sizes = (self.embed_dim, *self.depths, *self.num_heads, *self.window, *self.patch, *windows)
+        if any(type(n) is not int or not 0 < n <= MAX_SIZE for n in sizes) or not self.depths:
+            raise UsageError(f"model sizes must be whole numbers from 1 to {MAX_SIZE}: {str(self)[:300]}")
+        if type(self.num_classes) is not int or not 0 <= self.num_classes <= MAX_CLASSES:
+            raise UsageError(f"num_classes must be a whole number from 0 to {MAX_CLASSES}")
+        if not isinstance(self.mlp_ratio, int | float) or not 0 < self.mlp_ratio <= 64:
+            raise UsageError("mlp_ratio must be a number above 0, at most 64")
+        if len(self.depths) > MAX_STAGES:
+            raise UsageError(f"{len(self.depths)} stages, at most {MAX_STAGES} are possible")
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise UsageError(

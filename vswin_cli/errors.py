@@ -9,6 +9,7 @@
     │   └── MismatchError     keys or shapes do not fit the model
     ├── DataError             a data set or its annotations cannot be used
     ├── ModelInputError       a clip has the wrong rank or number of channels
+    ├── ModelOutputError      the model's output is not finite
     └── VideoError            a video cannot be turned into views
         ├── ContainerError    not a video container that we open
         ├── DecodeError       the decoder failed
@@ -68,6 +69,10 @@ class DataError(VswinError):
 
 class ModelInputError(VswinError):
     """A clip has the wrong rank or number of channels."""
+
+
+class ModelOutputError(VswinError):
+    """The model's output holds NaN or infinity, so it ranks nothing."""
 
 
 class VideoError(VswinError):

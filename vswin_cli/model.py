@@ -213,11 +213,14 @@ class BiasCache:
             self._tables = None
             self.nbytes = 0
 
-    def refresh(self, geometry: Hashable, tables: Sequence[Tensor]) -> None:
-        """Begin a forward: name its geometry, and drop the biases if the tables have changed."""
+    def begin(self, geometry: Hashable) -> None:
+        """Name the geometry of the forward that begins: what belongs to others may be dropped for it."""
+        self._geometry = geometry
+
+    def refresh(self, tables: Sequence[Tensor]) -> None:
+        """Drop everything if the tables have changed."""
         current = torch.cat([t.detach().flatten() for t in tables])
         with self._lock:
-            self._geometry = geometry
             known = self._tables
             if (
                 known is None
@@ -342,23 +345,23 @@ class WindowAttention(nn.Module):
         if layout.padded:
             # Padding is zero after norm1 and is attended to, as in the official code.
             rows = torch.cat([rows, rows.new_zeros(1, dim)])
-        steps = _steps(layout, x.device)
-        if torch.is_grad_enabled():
-            attended = torch.cat([self._attend(rows, *step, layout, state) for step in steps])
-        else:
-            attended = rows.new_empty(layout.gather.numel(), dim)
-            for run, first, end in steps:
-                part = self._attend(rows, run, first, end, layout, state)
-                attended[first * layout.tokens : end * layout.tokens] = part
+        n = layout.tokens
+        attended = torch.cat(
+            [
+                self.attend(
+                    rows.index_select(0, layout.gather[run.first * n : run.end * n]), run, layout, state
+                )
+                for run in layout.runs
+            ]
+        )
         # proj works token by token: undo the partition first, and spare the padding.
         out: Tensor = self.proj(attended.index_select(0, layout.inverse))
         return out.view(batch, length, dim)
 
-    def _attend(self, rows: Tensor, run: Run, first: int, end: int, layout: Layout, state: _Pass) -> Tensor:
-        """Attention of the windows first..end of a run: (windows*N, C)."""
-        n, dim = layout.tokens, rows.shape[1]
-        windows = rows.index_select(0, layout.gather[first * n : end * n])
-        qkv = self.qkv(windows).view(end - first, n, 3, self.heads, dim // self.heads)
+    def attend(self, windows: Tensor, run: Run, layout: Layout, state: _Pass) -> Tensor:
+        """Attention within some windows of a run, (windows*N, C) -> the same shape, before proj."""
+        n, dim = layout.tokens, windows.shape[1]
+        qkv = self.qkv(windows).view(-1, n, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         bias = self._bias(run, layout, state, q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -383,14 +386,6 @@ class WindowAttention(nn.Module):
         return bias
 
 
-def _steps(layout: Layout, device: torch.device) -> Iterator[tuple[Run, int, int]]:
-    """(run, first, end): windows that are attended in one go. Small ones on a CPU, for its caches."""
-    for run in layout.runs:
-        step = max(1, CPU_CHUNK_ROWS // layout.tokens) if device.type == "cpu" else run.end - run.first
-        for first in range(run.first, run.end, step):
-            yield run, first, min(first + step, run.end)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block; every second one shifts its windows by half (paper, eq. 2)."""
 
@@ -410,15 +405,37 @@ class Block(nn.Module):
         """(B, L, C) -> (B, L, C) for a grid of ``size`` tokens."""
         window, shift = fit_window(size, self.window, self.shifted)
         layout = state.layout(size, window, shift, x.device)
+        if not (self.training or torch.is_grad_enabled() or x.device.type != "cpu"):
+            return self._forward_in_steps(x, layout, state)
         x = x + self.drop_path(self.attn(self.norm1(x), layout, state))
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-            return out
-        rows = x.view(-1, x.shape[-1])
-        for start in range(0, len(rows), CPU_CHUNK_ROWS):
-            part = rows[start : start + CPU_CHUNK_ROWS]
-            part += self.drop_path(self.mlp(self.norm2(part)))
-        return x
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return out
+
+    def _forward_in_steps(self, x: Tensor, layout: Layout, state: _Pass) -> Tensor:
+        """The same without gradients on a CPU: a few windows at a time, whose intermediates stay in the
+        processor's caches. Every token is in one window, so nothing of the grid's size is needed beside
+        the result. The input is left as it is: a hook may have kept it."""
+        batch, length, dim = x.shape
+        rows = x.reshape(batch * length, dim)
+        out = torch.empty_like(rows)
+        n = layout.tokens
+        step = max(1, CPU_CHUNK_ROWS // n)
+        for run in layout.runs:
+            for first in range(run.first, run.end, step):
+                place = layout.gather[first * n : min(first + step, run.end) * n]
+                padding = place == batch * length if layout.padded else None
+                part = rows.index_select(0, place if padding is None else place.masked_fill(padding, 0))
+                normed = self.norm1(part)
+                if padding is not None:
+                    normed.masked_fill_(padding[:, None], 0.0)
+                part = part + self.attn.proj(self.attn.attend(normed, run, layout, state))
+                if padding is not None:
+                    part, place = part[~padding], place[~padding]
+                out.index_copy_(0, place, part)
+        for start in range(0, len(out), CPU_CHUNK_ROWS):
+            part = out[start : start + CPU_CHUNK_ROWS]
+            part += self.mlp(self.norm2(part))
+        return out.view(batch, length, dim)
 
 
 class PatchMerging(nn.Module):
@@ -542,9 +559,12 @@ class VideoSwin(nn.Module):
         geometry = (tuple(x.shape), x.device)
         # With gradients the bias must be part of the graph; meta tensors have no values to compare;
         # a compiler cannot trace the comparison.
-        cached = not (torch.is_grad_enabled() or x.device.type == "meta" or torch.compiler.is_compiling())
+        cached = self.bias_cache.limit > 0 and not (
+            torch.is_grad_enabled() or x.device.type == "meta" or torch.compiler.is_compiling()
+        )
+        self.bias_cache.begin(geometry)
         if cached:
-            self.bias_cache.refresh(geometry, self.bias_tables())
+            self.bias_cache.refresh(self.bias_tables())
         state = _Pass(x.shape[0], geometry, self.bias_cache, cached)
         x, size = self.patch_embed(x)
         for layer in self.layers:

@@ -339,6 +339,19 @@ def test_two_ranks_give_the_same_and_may_resume_one(
     np.testing.assert_allclose(ours, theirs, atol=1e-3)  # threads differ: float noise
 
 
+def test_ranks_without_work_end(
+    data: Path, weights: Path, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A finished folder, and more ranks than open videos: no rank waits for ever."""
+    out = tmp_path / "out"
+    vswin(*command(data, weights, out, "--limit", 27), code=1)
+    for port in (29721, 29722):  # one video open, then none
+        done = torchrun(3, port, [*command(data, weights, out), "--allow-failures", "2", "--json"])
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["complete"]
+    assert without_scores(static(out)) == without_scores(reference)
+
+
 def kill_at_random(arguments: list[str], out: Path, chance: random.Random) -> None:
     """Start a run and SIGKILL it at some moment between its start and its end."""
     process = subprocess.Popen(

@@ -166,9 +166,9 @@ def test_ranks_share_the_open_videos_without_overlap_or_gap(tmp_path: Path) -> N
     with log(tmp_path, Place(0, 2)) as first:
         mine = first.share(IDS)
         fill(first, ["v0.mp4"])  # rank 0 is ahead: that must not change the shares
-        while thread.is_alive():
-            first.welcome()
-            thread.join(0.05)
+        first.wait_for_ranks()
+        thread.join(5)
+        assert not thread.is_alive()
     assert mine == ["v0.mp4", "v3.mp4", "v5.mp4"]
     assert taken == ["v1.mp4", "v4.mp4"]
 

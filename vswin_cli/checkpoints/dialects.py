@@ -21,6 +21,8 @@ from vswin_cli.errors import DialectError, MismatchError, UsageError
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
+MAX_TABLE_ROWS = 10**6  # window (8,12,12) has 7,935
+
 DERIVED = "buffer, derived from the window"
 
 
@@ -511,14 +513,16 @@ def plan(shapes: Shapes, found: Detection) -> Plan:
     return result
 
 
+#: What training tools put beside the weights of any dialect.
+_ANYWHERE = (Rule("n_averaged", None, why="counter of torch's AveragedModel"),)
+
+
 def _match(key: str, found: Detection) -> tuple[Rule, dict[str, str]] | None:
-    if not key.startswith(found.outer):
-        return None
-    inner = key[len(found.outer) :]
+    inner = key[len(found.outer) :] if key.startswith(found.outer) else ""
     attempts: list[tuple[str, Iterable[Rule]]] = [(inner, found.dialect.top)]
     if inner.startswith(found.prefix):
         attempts.insert(0, (inner[len(found.prefix) :], found.dialect.backbone))
-    for name, rules in attempts:
+    for name, rules in [*attempts, (key, _ANYWHERE)]:
         for rule in rules:
             if (values := rule.match(name)) is not None:
                 return rule, values
@@ -655,6 +659,8 @@ def _window(rows: int, flat: bool, tokens: int | None, given: Window | None, sta
             f"--window {','.join(map(str, given))} needs bias tables of "
             f"{math.prod(2 * w - 1 for w in given)} rows; stage {stage} has {rows}"
         )
+    if not 0 < rows <= MAX_TABLE_ROWS:
+        raise MismatchError(f"stage {stage} has a bias table of {rows} rows")
     odd = [n for n in range(1, rows + 1, 2) if rows % n == 0]
     fits = [
         ((d + 1) // 2, (h + 1) // 2, (rows // d // h + 1) // 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from vswin_cli.labels import labels_for
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".torch", ".pyth")
 INDEX_SUFFIX = ".safetensors.index.json"
 METADATA_KEY = "vswin"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_INDEX_BYTES = 64 * 2**20
 
 # Containers that hold a state dict, the one to prefer first: timm evaluates its EMA weights.
@@ -40,6 +42,9 @@ WRAPPERS = (
     "module",
     "net",
     "weights",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
 )
 
 
@@ -134,15 +139,20 @@ def _read(path: Path) -> RawFile:
     return RawFile(path, state, others, wrapper, beside, {}, path.stat().st_size)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; of a shard index: over the index, then each shard in order of name."""
+def files_of(path: Path) -> list[Path]:
+    """All files that a checkpoint's path stands for: the file, or an index and its shards."""
     path = _resolve(path)
     with _io_errors(path):
-        parts = [path]
-        if path.name.endswith(INDEX_SUFFIX):
-            parts += [path.parent / name for name in sorted(set(_read_index(path).values()))]
+        if not path.name.endswith(INDEX_SUFFIX):
+            return [path]
+        return [path, *(path.parent / name for name in sorted(set(_read_index(path).values())))]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; of a shard index: over the index, then each shard in order of name."""
+    with _io_errors(path):
         digest = hashlib.sha256()
-        for part in parts:
+        for part in files_of(path):
             with part.open("rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)
@@ -158,6 +168,10 @@ def _io_errors(path: Path) -> Iterator[None]:
 
 
 def _resolve(path: Path) -> Path:
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{str(path)[:100]!r} cannot be a file ({error})") from error
     if path.is_dir():
         for pattern in ("model" + INDEX_SUFFIX, "model.safetensors", "*" + INDEX_SUFFIX, "*.safetensors"):
             found = sorted(path.glob(pattern))
@@ -338,6 +352,14 @@ def _translate(
         if described is not None
         else dialects.infer_config(made, plan.window_tokens, window)
     )
+    if described is not None and window is not None and window != config.window:
+        raise DialectError(
+            f"--window {window} is not the file's own window, {config.window}",
+            "leave --window out: this file says its window itself",
+        )
+    blocks = sum("relative_position_bias_table" in name for name in made)
+    if sum(config.depths) != blocks:
+        raise MismatchError(f"the file has {blocks} blocks, its config says {sum(config.depths)}")
     expected = dialects.native_shapes(config)
     report.missing += [n for n in expected if n not in made]
     state: dict[str, Tensor] = {}
@@ -349,8 +371,8 @@ def _translate(
             report.mismatched[step.sources[0]] = f"shape {shapes[step.sources[0]]}, {wanted} expected"
         else:
             tensor = _make(step, raw.state)
-            if not tensor.is_floating_point():
-                report.mismatched[step.sources[0]] = f"{tensor.dtype}, a float type expected"
+            if tensor.dtype not in FLOATS:
+                report.mismatched[step.sources[0]] = f"{tensor.dtype}, fp16, bf16, fp32 or fp64 expected"
                 continue
             state[step.native] = tensor
             if step.how == "copy":
@@ -420,12 +442,11 @@ def _check(report: Report, found: dialects.Detection) -> None:
             problems.append(f"{len(names)} keys {what}: {', '.join(names[:5])}{more}")
     if problems:
         only_unexpected = report.unexpected and not report.missing and not report.mismatched
-        prefix = report.unexpected[0].partition(".")[0] if report.unexpected else ""
+        patterns = dict.fromkeys(k.partition(".")[0] + ".*" if "." in k else k for k in report.unexpected)
+        ignore = " ".join(f"--ignore {shlex.quote(p)}" for p in list(patterns)[:5])
         raise MismatchError(
             f"read as {found.dialect.name}, but " + "; ".join(problems),
-            f"if those keys do not matter: --ignore '{prefix}.*'"
-            if only_unexpected
-            else "--dialect overrules",
+            f"if those keys do not matter: {ignore}" if only_unexpected else "--dialect overrules detection",
         )
 
 
@@ -486,6 +507,10 @@ def _fitting(labels: Sequence[str] | None, num_classes: int) -> tuple[str, ...] 
 
 def check_writable(path: Path, force: bool, sources: Sequence[Path] = ()) -> None:
     """Raise OutputError where ``path`` may not be written: exists, is a source, has no folder."""
+    try:
+        path.exists()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be a file ({error.strerror})") from error
     for source in sources:
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is the source itself", "name another output file")
@@ -561,6 +586,9 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         place = tensor.untyped_storage().data_ptr()
         whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        separate[name] = tensor.clone() if place in seen or not whole else tensor.contiguous()
+        shared = place in seen or not whole
+        separate[name] = (
+            tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        )
         seen.add(place)
     return separate

@@ -71,9 +71,14 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: objec
     """torch._utils._rebuild_tensor(_v2), with the bounds that torch leaves to the pickle."""
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor is rebuilt from something that is no storage")
+    # Messages name no value that is not known to be a number: printing a nested tuple can take forever.
+    if not all(isinstance(n, tuple | list) and len(n) <= 64 for n in (size, stride)):
+        raise pickle.UnpicklingError("a tensor's size or stride is no short list")
     numbers = (offset, *size, *stride)
-    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
-        raise pickle.UnpicklingError(f"a tensor has size {size}, stride {stride}, offset {offset}")
+    if any(type(n) is not int for n in numbers):
+        raise pickle.UnpicklingError("a tensor's size, stride or offset is no whole number")
+    if len(size) != len(stride) or any(n < 0 or n > 2**62 for n in numbers):
+        raise pickle.UnpicklingError(f"a tensor has size {size}, stride {stride}, offset {offset}"[:200])
     elements, used = 1, 1
     for n, step in zip(size, stride, strict=True):
         elements *= n
@@ -97,13 +102,18 @@ def _rebuild_from_type(function: Any, _type: object, arguments: Any, _state: obj
     return function(*arguments) if function in _ALLOWED.values() else Inert()
 
 
+def _ordered_dict(*_: object) -> OrderedDict[str, Any]:
+    """collections.OrderedDict, empty: it is filled item by item; hashing given items can take forever."""
+    return OrderedDict()
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _first_argument,
     ("torch._utils", "_rebuild_parameter_with_state"): _first_argument,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
 }
 
 
@@ -138,12 +148,12 @@ def _module(limit: int, stored: Mapping[str, int] | None) -> types.ModuleType:
                 # torch would compare source code, and write a patch file where a class asks for it.
                 return Inert()
             if pid[0] not in ("storage", b"storage") or len(pid) not in (5, 6):
-                raise pickle.UnpicklingError(f"unknown persistent id {pid[0]!r}")
+                raise pickle.UnpicklingError("unknown kind of persistent id")
             if type(pid[2]) is not str:
                 raise pickle.UnpicklingError("a storage's key is no string")
             elements = pid[4]
             if type(elements) is not int or elements < 0:
-                raise pickle.UnpicklingError(f"a storage claims {elements!r} elements")
+                raise pickle.UnpicklingError("a storage's number of elements is none")
             dtype = getattr(pid[1], "dtype", torch.uint8)
             claim = elements * torch._utils._element_size(dtype)
             if stored is not None and claim > stored.get(pid[2], 0):

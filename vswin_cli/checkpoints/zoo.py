@@ -14,8 +14,12 @@ def resolve(reference: str | Path) -> Path:
     An existing path, or anything with a separator or a file suffix, is a path. Raises
     CheckpointError for anything else.
     """
-    path = Path(reference).expanduser()
     text = str(reference)
+    try:
+        path = Path(reference).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{text[:100]!r} cannot be a path ({error})") from error
     if "://" in text or text.startswith("hf:"):
         raise CheckpointError(
             f"{text}: weights are read from local files only", "download the file, then give its path"

@@ -27,6 +27,7 @@ def _bounded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        output.prepare_streams()
         try:
             command(*args, **kwargs)
         except VswinError as error:

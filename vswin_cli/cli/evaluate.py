@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ def evaluate(
     if weights is None:
         raise CheckpointError(
             "no weights given",
-            f"for example: vswin eval --data {data} --weights "
+            f"for example: vswin eval --data {shlex.quote(str(data))} --weights "
             "swin_tiny_patch244_window877_kinetics400_1k.pth",
         )
     parsed = options.parse_window(window)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -94,7 +95,7 @@ def _show(result: Inflation) -> None:
                 )
             )
     output.say(
-        f"next: vswin predict VIDEO --weights {result.out}"
+        f"next: vswin predict VIDEO --weights {shlex.quote(str(result.out))}"
         if config.num_classes
         else f"next: finetune {result.out} on videos; it has no head to predict with"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,13 @@ from vswin_cli.errors import VswinError
 BAR = 24
 
 
+def prepare_streams() -> None:
+    """Characters that the terminal's encoding lacks (bars under ASCII, odd file names) are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def out() -> Console:
     """The console of results. Wide when piped, so that no cell is cut."""
     console = Console(highlight=False)
@@ -30,7 +38,11 @@ def say(message: str) -> None:
 
 def print_json(data: Any) -> None:
     """One JSON object on stdout, and nothing else there."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    # A file name that is no valid Unicode holds lone surrogates, which UTF-8 cannot write.
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        text = json.dumps(data, indent=2, allow_nan=False)
+    sys.stdout.write(text + "\n")
 
 
 def print_error(error: VswinError) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vswin_cli.cli import options, output
-from vswin_cli.errors import CheckpointError
+from vswin_cli.errors import CheckpointError, VideoError
 
 if TYPE_CHECKING:
     from vswin_cli.engine.predict import VideoPrediction
@@ -36,14 +38,17 @@ def predict(
     if weights is None:
         raise CheckpointError(
             "no weights given",
-            f"for example: vswin predict {videos[0]} --weights "
+            f"for example: vswin predict {shlex.quote(videos[0])} --weights "
             "swin_tiny_patch244_window877_kinetics400_1k.pth",
         )
     parsed = options.parse_window(window)
     from vswin_cli.video.files import find_videos
 
-    paths = find_videos(videos)
-    from vswin_cli.engine.predict import Predictor
+    missing: dict[str, VideoError] = {}
+    paths = find_videos(videos, missing)
+    if not paths:
+        raise next(iter(missing.values()))
+    from vswin_cli.engine.predict import Predictor, VideoPrediction
 
     predictor = Predictor(
         weights,
@@ -63,14 +68,15 @@ def predict(
     results = []
     failed = 0
     start = time.perf_counter()
-    for done, result in enumerate(predictor.predict(paths, top_k), 1):
+    lost = (VideoPrediction(name, error=error) for name, error in missing.items())
+    for done, result in enumerate(chain(lost, predictor.predict(paths, top_k)), 1):
         failed += result.error is not None
         if json:
             results.append(result.to_json())
         else:
             _show(result)
-        if json and len(paths) > 1:
-            output.say(f"{done} of {len(paths)} videos, {failed} failed")
+        if json and len(paths) + len(missing) > 1:
+            output.say(f"{done} of {len(paths) + len(missing)} videos, {failed} failed")
     if json:
         output.print_json(
             {

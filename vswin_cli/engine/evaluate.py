@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,21 +108,23 @@ def evaluate(
         mine = [items[i] for i in log.share(wanted)]
         if started is not None and here.is_first:
             started(dataset, predictor, folder, len(wanted) - sum(i not in log.rows for i in wanted))
+        # A damaged line stays in its file; it matters only until its video has another row.
+        corrupt = min(log.corrupt, sum(i not in log.rows for i in items))
         begin = time.perf_counter()
         teller = _Teller(log, wanted, progress)
         run_rows(predictor, mine, log, teller)
         if not here.is_first:
-            return Evaluation(folder, None, log.corrupt)
+            return Evaluation(folder, None, corrupt)
         while teller.open():
-            log.welcome()
             log.refresh()
             teller.tell()
             if teller.open():
                 time.sleep(POLL_SECONDS)
         teller.tell()
+        log.wait_for_ranks()
         summary = write_results(log, dataset, predictor)
-        write_json(folder / "run.json", _run_facts(predictor, here, begin, log.corrupt))
-        return Evaluation(folder, summary, log.corrupt)
+        write_json(folder / "run.json", _run_facts(predictor, here, begin, corrupt))
+        return Evaluation(folder, summary, corrupt)
 
 
 def _device(name: str, here: Place) -> str:
@@ -187,22 +190,22 @@ def run_rows(predictor: Predictor, items: Sequence[Item], log: RunLog, teller: _
                     raise prepared
                 views = predictor.view_scores(prepared)
             except VideoError as error:
-                row |= {
-                    "error": error.message.replace(str(item.path.absolute()), item.id).replace(
-                        str(item.path), item.id
-                    ),
-                    "kind": type(error).__name__,
-                }
+                row |= {"error": told(error, item), "kind": type(error).__name__}
             else:
                 scores = average(views)
                 row |= row_of(views, scores, item.label, predictor, prepared)
                 row["seconds"] = round(time.perf_counter() - start, 4)
             log.append(row, scores)
             if teller.is_due():
-                log.welcome()
                 log.refresh()
                 teller.tell()
             start = time.perf_counter()
+
+
+def told(error: VideoError, item: Item) -> str:
+    """An error's message without what differs between machines and runs: folders, addresses."""
+    text = error.message.replace(str(item.path.absolute()), item.id).replace(str(item.path), item.id)
+    return re.sub(r"0x[0-9a-fA-F]{4,}", "0x...", text)
 
 
 def row_of(
@@ -233,7 +236,8 @@ def row_of(
 def rank_of(scores: npt.NDArray[np.float32], label: int) -> int:
     """Place of the label among the classes, 0 for the best; of equals the smaller index goes first."""
     own = scores[label]
-    return int((scores > own).sum() + (scores[:label] == own).sum())
+    # Not "greater than", which is false for NaN: what does not rank below counts as before.
+    return int((~(scores <= own)).sum() + (scores[:label] == own).sum())
 
 
 def view_grids(clips: int, crops: int) -> dict[str, list[int]]:

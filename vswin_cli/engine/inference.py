@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vswin_cli.config import MEAN, STD, ViewProtocol
-from vswin_cli.engine.device import is_out_of_memory
-from vswin_cli.errors import VideoError
+from vswin_cli.engine.device import dtype_name, is_out_of_memory
+from vswin_cli.errors import ModelOutputError, VideoError
 from vswin_cli.model import VideoSwin
 from vswin_cli.video.views import PreparedVideo
 from vswin_cli.video.workers import DecodePool
@@ -45,7 +45,7 @@ class ViewScorer:
         self.halvings = 0
 
     def scores(self, views: Iterable[View]) -> npt.NDArray[np.float32]:
-        """Softmax probabilities of each view, (views, classes), float32."""
+        """Softmax probabilities of each view, (views, classes), float32. Raises ModelOutputError."""
         pending = iter(views)
         waiting: list[View] = []
         rows: list[Tensor] = []
@@ -67,11 +67,20 @@ class ViewScorer:
             with torch.inference_mode():
                 logits = self.model(to_clips(batch, self.device, self.dtype))
                 probabilities: Tensor = logits.float().softmax(-1).cpu()
-                return probabilities
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
             return None  # The next try comes outside of the handler: the exception holds on to memory.
+        if not probabilities.isfinite().all():
+            name = dtype_name(self.dtype)
+            raise ModelOutputError(
+                f"the model's output is not finite in {name}",
+                "the weights hold NaN or infinity"
+                if name == "fp32"
+                else "use --dtype bf16 or fp32, which hold larger numbers; if that does not help, "
+                "the weights hold NaN or infinity",
+            )
+        return probabilities
 
     def _halve(self, failed: int) -> None:
         if self.device.type == "cuda":

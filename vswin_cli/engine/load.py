@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from vswin_cli.checkpoints.files import (
     Checkpoint,
     Report,
     check_writable,
+    files_of,
     load_checkpoint,
     save_native,
     sha256_of,
@@ -25,7 +28,7 @@ from vswin_cli.config import PROTOCOLS, ModelConfig, ViewProtocol, Window
 from vswin_cli.engine.device import DTYPES
 from vswin_cli.errors import DialectError, MismatchError, UsageError
 from vswin_cli.labels import labels_for
-from vswin_cli.model import VideoSwin
+from vswin_cli.model import Block, PatchEmbed, PatchMerging, VideoSwin
 
 #: An inflated network and its source may differ by this share of the largest feature.
 STATIC_TOLERANCE = 1e-5
@@ -180,7 +183,7 @@ def inflate(
     file among them), OutputError, and MismatchError where the proof fails.
     """
     path, out = resolve(src), Path(out)
-    check_writable(out, force, [path])
+    check_writable(out, force, files_of(path))
     if out.suffix != ".safetensors":
         raise UsageError(
             f"{out}: inflate writes safetensors", f"name it {out.with_suffix('.safetensors').name}"
@@ -192,7 +195,7 @@ def inflate(
         raise DialectError(
             f"{path} is a video model already ({source.dialect}, patch {_x(source.config.patch)}, "
             f"window {_x(source.config.window)}); inflate takes an image model",
-            f"use it as it is: vswin predict VIDEO --weights {path}",
+            f"use it as it is: vswin predict VIDEO --weights {shlex.quote(str(path))}",
         )
     target = inflated_config(source.config, window, patch_frames)
     if head == "drop":
@@ -288,7 +291,6 @@ def verify_inflation(
     frames = 2 * target.window[0] * target.patch[0]
     image = torch.randn(1, 3, 1, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        # No bias cache: one forward would only fill it.
         still = _features(config, source.state, image)[:, 0]
         moving = _features(target, state, image.expand(-1, -1, frames, -1, -1))
         largest = float(still.abs().max())
@@ -304,8 +306,23 @@ def verify_inflation(
 
 
 def _features(config: ModelConfig, state: dict[str, Tensor], clip: Tensor) -> Tensor:
-    backbone = {k: v.float() for k, v in state.items() if not k.startswith("head.")}
-    return _assemble(replace(config, num_classes=0), backbone, cache_bytes=0).forward_features(clip)
+    """Features in float32. Each part of the model gets its weights when it runs and gives them back, so
+    that a float16 file is never held as float32 in whole; float32 tensors are used as they are."""
+    with torch.device("meta"):
+        model = VideoSwin(replace(config, num_classes=0), cache_bytes=0).eval()
+
+    def lend(part: torch.nn.Module, _inputs: Any, name: str = "") -> None:
+        own = {k: state[f"{name}.{k}"].float() for k, _ in part.named_parameters()}
+        part.load_state_dict(own, assign=True)
+
+    def take_back(part: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        part.to_empty(device="meta")
+
+    for name, part in model.named_modules():
+        if isinstance(part, Block | PatchEmbed | PatchMerging) or name == "norm":
+            part.register_forward_pre_hook(partial(lend, name=name))
+            part.register_forward_hook(take_back)
+    return model.forward_features(clip)
 
 
 def attach_labels(model: VideoSwin) -> tuple[str, ...]:

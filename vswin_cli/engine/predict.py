@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class Predictor:
             raise DialectError(
                 f"{weights} is an image model (patch {config.patch[1]}x{config.patch[2]}, window "
                 f"{config.window[1]}x{config.window[2]}); videos need a 3D one",
-                f"inflate it first: vswin inflate {weights} video.safetensors",
+                f"inflate it first: vswin inflate {shlex.quote(str(weights))} video.safetensors",
             )
         if not config.num_classes:
             raise CheckpointError(

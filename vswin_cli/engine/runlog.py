@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from vswin_cli.engine.distributed import Place
 from vswin_cli.errors import OutputError
 
 SCHEMA = 1
+HELLO_SECONDS = 0.2
+JOIN_SECONDS = 600.0
 Row = dict[str, Any]
 Scores = npt.NDArray[np.float32]
 
@@ -95,6 +98,10 @@ class RunLog:
         self._scores_file: IO[bytes] | None = None
         self._lock = FileLock(folder / f"lock-{place.rank:04d}")
         self._nonce = secrets.token_hex(8)
+        self._nonces: dict[str, str] = {}
+        self._arrived: set[int] = set()
+        self._leaving = threading.Event()
+        self._greeter: threading.Thread | None = None
 
     # -------------------------------------------------------------------- opening and closing
 
@@ -114,10 +121,10 @@ class RunLog:
             with _disk_errors(self.folder):
                 self._rows_file = self._reopen(self._rank_path("rows", "jsonl"), None)
                 self._scores_file = self._reopen(self._rank_path("scores", "bin"), 2 * self.classes)
+                self.refresh(verify=True)
         except BaseException:
             self._lock.release()
             raise
-        self.refresh(verify=True)
         return self
 
     def __exit__(
@@ -127,8 +134,9 @@ class RunLog:
             if file is not None:
                 with suppress(OSError):  # what counts was synced row by row
                     file.close()
-        if self.place.rank:
-            self._hello_path.unlink(missing_ok=True)
+        self._leaving.set()
+        if self._greeter is not None:
+            self._greeter.join()
         self._lock.release()
 
     def _rank_path(self, name: str, suffix: str) -> Path:
@@ -257,37 +265,55 @@ class RunLog:
 
         Ranks start at different moments, so rank 0 fixes the list of open videos in plan.json. A rank
         must not take an older launch's plan for this one's: it says hello with a random number and
-        waits until rank 0 has put that number into the plan (see :meth:`welcome`).
+        waits until a thread of rank 0 has put that number into the plan.
         """
         if self.place.is_first:
             self._open = [i for i in wanted if i not in self.rows]
-            self._nonces: dict[str, str] = {}
             if self.place.world > 1:
                 self._write_plan()
+                self._greeter = threading.Thread(target=self._welcome, name="welcome", daemon=True)
+                self._greeter.start()
             return self._open[:: self.place.world]
         write_json(self._hello_path, {"nonce": self._nonce, "world": self.place.world})
         while True:
             plan = read_json(self.folder / "plan.json")
             if plan is not None and plan["nonces"].get(str(self.place.rank)) == self._nonce:
+                hello = {"nonce": self._nonce, "world": self.place.world, "joined": plan["launch"]}
+                write_json(self._hello_path, hello)
                 taken: list[str] = plan["open"][self.place.rank :: self.place.world]
                 return [i for i in taken if i in self._known]
             time.sleep(0.1)
 
-    def welcome(self) -> None:
-        """Rank 0, now and then: admit ranks that have said hello since."""
-        if not self.place.is_first or self.place.world == 1:
-            return
-        found = {}
-        for rank in range(1, self.place.world):
-            hello = read_json(self.folder / f"hello-{rank:04d}.json")
-            if hello is not None and hello.get("world") == self.place.world:
-                found[str(rank)] = hello["nonce"]
-        if not found.items() <= self._nonces.items():
-            self._nonces |= found
-            self._write_plan()
+    def _welcome(self) -> None:
+        """Rank 0's thread: admit ranks as they say hello."""
+        while not self._leaving.wait(HELLO_SECONDS):
+            with suppress(OSError, OutputError):  # a full disk is reported by the next row
+                found = {}
+                for rank in range(1, self.place.world):
+                    hello = read_json(self.folder / f"hello-{rank:04d}.json")
+                    if isinstance(hello, dict) and hello.get("world") == self.place.world:
+                        found[str(rank)] = hello["nonce"]
+                        if hello.get("joined") == self._nonce:
+                            self._arrived.add(rank)
+                if not found.items() <= self._nonces.items():
+                    self._nonces |= found
+                    self._write_plan()
+
+    def wait_for_ranks(self) -> None:
+        """Rank 0, before it leaves: every rank must have its answer, or it would wait for ever.
+
+        One that has not come within ten minutes is not coming: its launcher has ended it, or will.
+        """
+        deadline = time.monotonic() + JOIN_SECONDS
+        while self.place.world > 1 and time.monotonic() < deadline:
+            if len(self._arrived) == self.place.world - 1:
+                return
+            time.sleep(HELLO_SECONDS)
 
     def _write_plan(self) -> None:
-        write_json(self.folder / "plan.json", {"nonces": self._nonces, "open": self._open})
+        write_json(
+            self.folder / "plan.json", {"launch": self._nonce, "nonces": self._nonces, "open": self._open}
+        )
 
 
 def _write(file: IO[bytes], data: bytes) -> None:

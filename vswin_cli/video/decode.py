@@ -96,6 +96,12 @@ def read(
     """
     if Path(path).is_dir():
         return _read_pictures(Path(path), choose, transform)
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise DecodeError(
+            f"{str(path)!a}: the name is not valid Unicode, which no decoder takes", "rename it"
+        ) from None
     container = sniff(path)
     # An absolute path cannot be taken for a protocol such as 'concat:' or for an option.
     file = str(Path(path).absolute())

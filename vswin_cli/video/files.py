@@ -19,8 +19,10 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def find_videos(arguments: Sequence[str]) -> list[Path]:
+def find_videos(arguments: Sequence[str], failed: dict[str, VideoError] | None = None) -> list[Path]:
     """The video files that the arguments name, in their order, each once.
+
+    With ``failed``, an argument that gives nothing is put there with its error, and the rest goes on.
 
     A folder gives every file below it with a video suffix, sorted by path; a pattern such as ``clips/*.mp4``
     or ``clips/**/*.mp4`` gives its matches, sorted. A file that exists under the literal name wins over the
@@ -28,7 +30,14 @@ def find_videos(arguments: Sequence[str]) -> list[Path]:
     """
     found: dict[str, Path] = {}  # by real place, so that the same file by two names is kept once
     for argument in arguments:
-        for path in _expand(argument):
+        try:
+            paths = _expand(argument)
+        except VideoError as error:
+            if failed is None:
+                raise
+            failed[argument] = error
+            continue
+        for path in paths:
             found.setdefault(os.path.realpath(path), path)
     return list(found.values())
 

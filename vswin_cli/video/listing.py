@@ -249,6 +249,10 @@ class Found:
     def dataset(self, source: str, layout: str, own: tuple[str, ...] | None, skip_missing: bool) -> Dataset:
         """All that was found, or the DataError for what is wrong."""
         self._check_paths(source, skip_missing)
+        if odd := [i for i in self.items if any("\ud800" <= c <= "\udfff" for c in i)]:
+            raise DataError(
+                f"{source}: {counted(len(odd), 'name')} not valid Unicode: {quoted(odd)}", "rename them"
+            )
         bad = [i for i, label in self.items.items() if not 0 <= label < self.num_classes]
         if bad:
             wrong = {self.items[i] for i in bad}
