@@ -94,7 +94,7 @@ def forwards(weights: str, clip: str, count: int, barrier: Any, results: Any) ->
     torch.set_num_threads(1)
     protocol = PROTOCOLS["k400-4x3"]
     chosen = list(views(prepare(clip, protocol), protocol))[:count]
-    scorer = ViewScorer(load_model(weights))
+    scorer = ViewScorer(load_model(weights), 1)
     scorer.scores(chosen[:1])
     barrier.wait()
     start = time.perf_counter()
@@ -109,7 +109,7 @@ def together(target: Any, processes: int, *arguments: Any) -> float:
     workers = [context.Process(target=target, args=(*arguments, barrier, results)) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    total = sum(results.get() for _ in workers)
+    total = sum(results.get(timeout=300) for _ in workers)
     for worker in workers:
         worker.join()
     return float(total)
@@ -183,7 +183,7 @@ def main() -> None:
             encoded.append(double / single)
             # Against the model alone in this process, on one thread, between the two runs' rounds.
             chosen = list(views(prepare(clips[0], protocol), protocol))
-            scorer = ViewScorer(model)
+            scorer = ViewScorer(model, 1)
             start = time.perf_counter()
             scorer.scores(chosen)
             whole.append(1 / single / (time.perf_counter() - start))

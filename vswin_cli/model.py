@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -311,6 +311,16 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
+def _by_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply what works token by token to (B, L, C); without gradients on a CPU, some rows at a time."""
+    rows = x.view(-1, x.shape[-1])
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        out = function(rows)
+    else:
+        out = torch.cat([function(part) for part in torch.split(rows, CPU_CHUNK_ROWS)])
+    return out.view(*x.shape[:-1], -1)
+
+
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
@@ -456,7 +466,7 @@ class PatchMerging(nn.Module):
         x = x.view(batch, d, size[1], 2, size[2], 2, dim)
         # Channel blocks in the order (h, w) = (0,0), (1,0), (0,1), (1,1): width outside, height inside.
         x = x.permute(0, 1, 2, 4, 5, 3, 6).reshape(batch, math.prod(size), 4 * dim)
-        return self.reduction(self.norm(x)), size
+        return _by_rows(lambda rows: self.reduction(self.norm(rows)), x), size
 
 
 class Stage(nn.Module):
@@ -501,7 +511,8 @@ class PatchEmbed(nn.Module):
         size = (x.shape[2] // t, x.shape[3] // h, x.shape[4] // w)
         x = x.view(batch, channels, size[0], t, size[1], h, size[2], w)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, math.prod(size), channels * t * h * w)
-        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias)), size
+        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        return _by_rows(lambda rows: self.norm(F.linear(rows, weight, bias)), x), size
 
 
 # ------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -77,6 +79,25 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and ("out of memory" in text or "can't allocate memory" in text or "DefaultCPUAllocator" in text)
     )
+
+
+@contextmanager
+def prompt_memory() -> Iterator[None]:
+    """Give freed blocks of a megabyte and more back to the system at once, on Linux with glibc.
+
+    By default glibc keeps them once a larger one has been freed; a forward's temporaries then leave holes
+    of hundreds of megabytes. Costs time (fresh pages are zeroed), so only where memory is promised.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        yield
+        return
+    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    libc.mallopt(mmap_threshold, 2**20)
+    try:
+        yield
+    finally:
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # where glibc's own adjustment ends
 
 
 def reset_peak_memory(device: torch.device) -> None:

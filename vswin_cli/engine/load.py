@@ -25,7 +25,7 @@ from vswin_cli.checkpoints.files import (
 from vswin_cli.checkpoints.inflate import BiasInit, PatchInit, inflate_state, inflated_config
 from vswin_cli.checkpoints.zoo import resolve
 from vswin_cli.config import PROTOCOLS, ModelConfig, ViewProtocol, Window
-from vswin_cli.engine.device import DTYPES
+from vswin_cli.engine.device import DTYPES, prompt_memory
 from vswin_cli.errors import DialectError, MismatchError, UsageError
 from vswin_cli.labels import labels_for
 from vswin_cli.model import Block, PatchEmbed, PatchMerging, VideoSwin
@@ -290,7 +290,7 @@ def verify_inflation(
         reason = "the patch weight divided by its frames is rounded to the file's dtype"
     frames = 2 * target.window[0] * target.patch[0]
     image = torch.randn(1, 3, 1, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.inference_mode(), prompt_memory():
         still = _features(config, source.state, image)[:, 0]
         moving = _features(target, state, image.expand(-1, -1, frames, -1, -1))
         largest = float(still.abs().max())
