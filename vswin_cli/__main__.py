@@ -1,6 +1,6 @@
 """Entry point of ``vswin`` and ``python -m vswin_cli``.
 
-Light on purpose: decoding processes, started by spawn, import the main module again.
+Light on purpose: nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations

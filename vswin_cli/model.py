@@ -415,11 +415,17 @@ class Block(nn.Module):
         """(B, L, C) -> (B, L, C) for a grid of ``size`` tokens."""
         window, shift = fit_window(size, self.window, self.shifted)
         layout = state.layout(size, window, shift, x.device)
-        if not (self.training or torch.is_grad_enabled() or x.device.type != "cpu"):
+        plain = self.training or torch.is_grad_enabled() or x.device.type != "cpu"
+        if not plain and not self._is_watched():
             return self._forward_in_steps(x, layout, state)
         x = x + self.drop_path(self.attn(self.norm1(x), layout, state))
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
+
+    def _is_watched(self) -> bool:
+        """Whether a hook inside the block waits for whole tensors (feature extraction, profilers)."""
+        inner = (m for m in self.modules() if m is not self)
+        return any(m._forward_hooks or m._forward_pre_hooks for m in inner)
 
     def _forward_in_steps(self, x: Tensor, layout: Layout, state: _Pass) -> Tensor:
         """The same without gradients on a CPU: a few windows at a time, whose intermediates stay in the

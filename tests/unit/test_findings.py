@@ -185,6 +185,20 @@ def test_hooks_keep_what_they_saw() -> None:
         assert torch.equal(live, copy)
 
 
+def test_hooks_inside_a_block_see_whole_tensors() -> None:
+    model = VideoSwin(TINY).eval()
+    x = torch.randn(1, 3, 8, 128, 128)
+    with torch.inference_mode():
+        expected = model(x)
+        seen: dict[str, tuple[int, ...]] = {}
+        for name, module in model.named_modules():
+            if name.endswith((".attn", ".mlp", ".norm1")):
+                module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.shape}))
+        torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+    assert len(seen) == 12
+    assert seen["layers.0.blocks.0.attn"] == seen["layers.0.blocks.1.mlp"] == (1, 4 * 32 * 32, 8)
+
+
 @pytest.mark.parametrize("reference", ["~nosuchuser/x.pth", "a" * 300 + ".pth", "nul\0.pth"])
 def test_impossible_paths_are_one_clear_error(reference: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
