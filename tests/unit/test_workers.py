@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 from tests import clips
 from vswin_cli.config import PROTOCOLS
 from vswin_cli.errors import ContainerError, DecodeError, WorkerError
-from vswin_cli.video import workers
+from vswin_cli.video import worker_main, workers
 from vswin_cli.video.views import prepare
 from vswin_cli.video.workers import DecodePool
 
@@ -31,28 +31,17 @@ def crash(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def crash_while_sending() -> Any:
-    return Landmine()
+def crash_while_sending() -> bytes:
+    """A result whose process dies when half of it is sent, as by the out-of-memory killer."""
 
+    def write_half(stream: IO[bytes], data: bytes | memoryview) -> None:
+        stream.write(len(data).to_bytes(8, "big"))
+        stream.write(data[: len(data) // 2])
+        stream.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
 
-class Landmine:
-    """A result of 80 MB whose process dies in the middle of sending it, as by the out-of-memory killer."""
-
-    def __reduce__(self) -> Any:
-        import threading
-
-        def when_stuck() -> None:
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        threading.Thread(target=when_stuck).start()
-        return np.asarray, (SlowBuffer(),)
-
-
-class SlowBuffer:
-    def __reduce__(self) -> Any:
-        time.sleep(0.1)
-        return bytes, (b"x" * 80_000_000,)
+    worker_main.write_block = write_half  # in the worker process only
+    return b"x" * 80_000_000
 
 
 def sleep(seconds: float) -> float:
