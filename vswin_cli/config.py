@@ -1,7 +1,11 @@
-"""What a model is and how a video is viewed: frozen dataclasses and tables, standard library only."""
+"""What a model is, how a video is viewed, how a model is trained: frozen dataclasses and tables.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +16,7 @@ from vswin_cli.errors import UsageError
 Window = tuple[int, int, int]
 Sampling = Literal["segment-centers", "uniform", "endpoints", "resampled"]
 Resize = Literal["cv2", "torchvision"]
+TrainSampling = Literal["random", "uniform"]
 
 # Bounds on what a file may claim; far above any real model.
 MAX_SIZE = 65_536
@@ -255,3 +260,189 @@ def protocol_named(name: str) -> ViewProtocol:
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol {name!r}", f"known: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a training clip is drawn from a video. Every frame of a clip gets the same draw.
+
+    sampling:     'random' takes ``frames`` frames, ``interval`` apart, from a random place; 'uniform' one
+                  random frame of each of ``frames`` equal segments
+    crop_area:    random resized crop: least share of the frame's area; 1.0 takes the centre square
+    crop_aspect:  and its aspect ratio, from 1 / crop_aspect to crop_aspect
+    flip:         probability of mirroring left and right
+    rand_augment: (number of operations, magnitude 0..30); None for none
+    erase:        probability of erasing a rectangle
+    """
+
+    sampling: TrainSampling = "random"
+    frames: int = 32
+    interval: int = 2
+    size: int = 224
+    crop_area: float = 0.08
+    crop_aspect: float = 4 / 3
+    flip: float = 0.5
+    rand_augment: tuple[int, int] | None = None
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.interval, self.size) < 1:
+            raise UsageError("frames, interval and size of a training clip must be at least 1")
+        if not (0 < self.crop_area <= 1 and self.crop_aspect >= 1):
+            raise UsageError("a crop's area must be above 0, at most 1, and its aspect at least 1")
+        if not (0 <= self.flip <= 1 and 0 <= self.erase <= 1):
+            raise UsageError("flip and erase are probabilities from 0 to 1")
+        if self.rand_augment is not None and not (
+            1 <= self.rand_augment[0] <= 10 and 0 <= self.rand_augment[1] <= 30
+        ):
+            raise UsageError("RandAugment takes 1 to 10 operations and a magnitude from 0 to 30")
+
+    @property
+    def short_side(self) -> int:
+        """Short side in pixels to which frames are resized before they are cropped: 256 for 224."""
+        return round(self.size * 256 / 224)
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """The numbers of a training run.
+
+    lr:               of the head, at ``reference_batch`` clips a step; scaled linearly with the batch
+    backbone_lr_mult: learning rate of everything but the head, in units of the head's
+    warmup_epochs:    linear, from a tenth; then cosine to zero over all epochs
+    clip_grad:        largest norm of all gradients together
+    freeze:           'none', 'backbone' or 'stages:N' (patch embedding and the first N stages)
+    unfreeze_epoch:   first epoch in which nothing is frozen any more; None for never
+    protocol:         name in PROTOCOLS of the views that the finished model is tested with
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    batch_size: int = 64
+    reference_batch: int = 64
+    betas: tuple[float, float] = (0.9, 0.999)
+    backbone_lr_mult: float = 0.1
+    weight_decay: float = 0.02
+    warmup_epochs: float = 2.5
+    drop_path: float = 0.1
+    head_dropout: float = 0.5
+    label_smoothing: float = 0.0
+    clip_grad: float = 40.0
+    freeze: str = "none"
+    unfreeze_epoch: int | None = None
+    protocol: str = "k400-4x3"
+    augmentation: Augmentation = Augmentation()
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size, self.reference_batch) < 1:
+            raise UsageError("epochs and batch size must be at least 1")
+        positive = (self.lr, self.clip_grad)
+        if not all(math.isfinite(x) and x > 0 for x in positive):
+            raise UsageError(f"lr and clip-grad must be positive numbers, not {positive}")
+        others = (self.backbone_lr_mult, self.weight_decay, self.warmup_epochs)
+        if not all(math.isfinite(x) and x >= 0 for x in others):
+            raise UsageError(f"backbone-lr-mult, weight-decay and warm-up must not be negative: {others}")
+        if not all(0 <= x < 1 for x in (self.drop_path, self.head_dropout, self.label_smoothing)):
+            raise UsageError("drop-path, head dropout and label smoothing must be from 0 to below 1")
+        self.frozen_stages(99)
+
+    def frozen_stages(self, stages: int) -> int:
+        """How many of ``stages`` stages are frozen, the patch embedding with them; -1 for nothing.
+
+        'backbone' freezes all of them and the final norm. Raises UsageError.
+        """
+        if self.freeze == "none":
+            return -1
+        if self.freeze == "backbone":
+            return stages
+        match = re.fullmatch(r"stages:(\d)", self.freeze)
+        if match is None or int(match[1]) > stages:
+            raise UsageError(
+                f"--freeze {self.freeze!r} is none of: none, backbone, stages:N with N from 0 to {stages}"
+            )
+        return int(match[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain JSON types; the inverse of :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainRecipe:
+        """Rebuild a recipe; raises UsageError for unknown fields or wrong types."""
+        try:
+            values = dict(data)
+            inner = dict(values.pop("augmentation"))
+            if inner.get("rand_augment") is not None:
+                inner["rand_augment"] = tuple(inner["rand_augment"])
+            values["betas"] = tuple(values["betas"])
+            return cls(**values, augmentation=Augmentation(**inner))
+        except (TypeError, ValueError, KeyError) as error:
+            raise UsageError(f"the training recipe cannot be read: {error}") from error
+
+
+#: k400, ssv2: the official configs (FACTS 2.1, "Training recipe"), which name no clipping of gradients;
+#: 40 is mmaction2 1.x's. Their crops: mmaction's RandomResizedCrop, area 0.08..1, aspect 3/4..4/3.
+#: small: ours, for a few hundred clips. A head first, then all of it, gently, at a quarter of the resolution
+#: in time; milder crops, because a class may depend on the whole picture.
+RECIPES: dict[str, TrainRecipe] = {
+    r.name: r
+    for r in (
+        TrainRecipe("k400", epochs=30, lr=1e-3),
+        TrainRecipe(
+            "ssv2",
+            epochs=60,
+            lr=3e-4,
+            weight_decay=0.05,
+            drop_path=0.4,
+            label_smoothing=0.1,
+            protocol="ssv2-1x3",
+            augmentation=Augmentation(sampling="uniform", flip=0.0, rand_augment=(4, 7), erase=0.25),
+        ),
+        TrainRecipe(
+            "small",
+            epochs=20,
+            lr=1e-3,
+            batch_size=8,
+            reference_batch=8,
+            weight_decay=0.05,
+            warmup_epochs=1.0,
+            label_smoothing=0.1,
+            clip_grad=1.0,
+            freeze="backbone",
+            unfreeze_epoch=5,
+            augmentation=Augmentation(frames=16, interval=4, crop_area=0.3),
+        ),
+    )
+}
+
+#: What differs between the variants in the official K400 configs: weight decay and drop path; then, for a
+#: start from ImageNet-22k, learning rate and drop path.
+_BY_VARIANT: dict[str, dict[str, float]] = {
+    "T": {"weight_decay": 0.02, "drop_path": 0.1},
+    "S": {"weight_decay": 0.02, "drop_path": 0.1},
+    "B": {"weight_decay": 0.05, "drop_path": 0.3},
+    "L": {"weight_decay": 0.05, "drop_path": 0.2},
+}
+_FROM_22K = {"lr": 3e-4, "drop_path": 0.2}
+
+
+def variant_of(config: ModelConfig) -> str | None:
+    """T, S, B or L by width and depths; None for others."""
+    same = (n for n, v in VARIANTS.items() if (v.embed_dim, v.depths) == (config.embed_dim, config.depths))
+    return next(same, None)
+
+
+def recipe_for(name: str, config: ModelConfig, from_22k: bool) -> TrainRecipe:
+    """The recipe of that name with the numbers of a model's variant. Raises UsageError."""
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}", f"known: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    if name != "k400":
+        return recipe
+    variant = variant_of(config)
+    changes: dict[str, Any] = dict(_BY_VARIANT.get(variant or "", {}))
+    # Swin-L was only ever started from 22k (paper, section 4.1); S and T were not, and keep their drop path.
+    if from_22k or variant == "L":
+        changes |= _FROM_22K if variant in ("B", "L") else {"lr": _FROM_22K["lr"]}
+    return replace(recipe, **changes)
