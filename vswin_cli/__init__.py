@@ -16,11 +16,13 @@ _PUBLIC = {
     "Predictor": "vswin_cli.engine.predict",
     "evaluate": "vswin_cli.engine.evaluate",
     "profile": "vswin_cli.engine.profiling",
+    "finetune": "vswin_cli.engine.finetune",
 }
-__all__ = ["Predictor", "__version__", "evaluate", "inflate", "load_model", "profile"]
+__all__ = ["Predictor", "__version__", "evaluate", "finetune", "inflate", "load_model", "profile"]
 
 if TYPE_CHECKING:
     from vswin_cli.engine.evaluate import evaluate as evaluate
+    from vswin_cli.engine.finetune import finetune as finetune
     from vswin_cli.engine.load import inflate as inflate
     from vswin_cli.engine.load import load_model as load_model
     from vswin_cli.engine.predict import Predictor as Predictor

@@ -308,6 +308,7 @@ class TrainRecipe:
     """The numbers of a training run.
 
     lr:               of the head, at ``reference_batch`` clips a step; scaled linearly with the batch
+    batch_size:       clips in one forward of one rank; a step takes batch_size x accumulate x ranks clips
     backbone_lr_mult: learning rate of everything but the head, in units of the head's
     warmup_epochs:    linear, from a tenth; then cosine to zero over all epochs
     clip_grad:        largest norm of all gradients together
@@ -319,7 +320,8 @@ class TrainRecipe:
     name: str
     epochs: int
     lr: float
-    batch_size: int = 64
+    batch_size: int = 8
+    accumulate: int = 1
     reference_batch: int = 64
     betas: tuple[float, float] = (0.9, 0.999)
     backbone_lr_mult: float = 0.1
@@ -335,8 +337,8 @@ class TrainRecipe:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size, self.reference_batch) < 1:
-            raise UsageError("epochs and batch size must be at least 1")
+        if min(self.epochs, self.batch_size, self.accumulate, self.reference_batch) < 1:
+            raise UsageError("epochs, batch size and accumulate must be at least 1")
         positive = (self.lr, self.clip_grad)
         if not all(math.isfinite(x) and x > 0 for x in positive):
             raise UsageError(f"lr and clip-grad must be positive numbers, not {positive}")
@@ -403,7 +405,6 @@ RECIPES: dict[str, TrainRecipe] = {
             "small",
             epochs=20,
             lr=1e-3,
-            batch_size=8,
             reference_batch=8,
             weight_decay=0.05,
             warmup_epochs=1.0,

@@ -98,15 +98,46 @@ def inflate_table(table: Tensor, source: Window, window: Window, init: BiasInit)
     False, as in the official code). The repeated table is not divided: every frame pairs alike.
     """
     heads = table.shape[1]
-    old = (2 * source[1] - 1, 2 * source[2] - 1)
-    new = (2 * window[1] - 1, 2 * window[2] - 1)
-    if old != new:
-        grid = table.float().permute(1, 0).reshape(1, heads, *old)
-        grid = F.interpolate(grid, size=new, mode="bicubic")
-        table = grid.reshape(heads, math.prod(new)).permute(1, 0).to(table.dtype)
+    table = _resize_space(table.view(1, -1, heads), source, window)[0]
     offsets = 2 * window[0] - 1
     if init == "duplicate":
         return table.repeat(offsets, 1)
     placed = torch.full((offsets, *table.shape), CENTER_BIAS, dtype=table.dtype)
     placed[window[0] - 1] = table
     return placed.flatten(0, 1)
+
+
+def _resize_space(table: Tensor, source: Window, window: Window) -> Tensor:
+    """Tables (time offsets, (2h-1)(2w-1), heads) -> (time offsets, (2H-1)(2W-1), heads), bicubically,
+    each time offset and head for itself (align_corners False, as in the official code)."""
+    old = (2 * source[1] - 1, 2 * source[2] - 1)
+    new = (2 * window[1] - 1, 2 * window[2] - 1)
+    if old == new:
+        return table
+    times, _, heads = table.shape
+    grid = table.float().permute(0, 2, 1).reshape(times, heads, *old)
+    grid = F.interpolate(grid, size=new, mode="bicubic")
+    return grid.reshape(times, heads, math.prod(new)).permute(0, 2, 1).to(table.dtype)
+
+
+def resize_table(table: Tensor, source: Window, window: Window) -> Tensor:
+    """A 3D bias table for another window: ((2d-1)(2h-1)(2w-1), heads) -> ((2D-1)(2H-1)(2W-1), heads).
+
+    Offsets in time mean the same frames apart as before: those beyond the new window are dropped, new ones
+    repeat the outermost. Offsets in space are stretched (bicubic, each time offset for itself).
+    """
+    heads = table.shape[1]
+    slices = _resize_space(table.view(2 * source[0] - 1, -1, heads), source, window)
+    reach = source[0] - 1
+    wanted = torch.arange(-(window[0] - 1), window[0]).clamp(-reach, reach) + reach
+    return slices.index_select(0, wanted).flatten(0, 1)
+
+
+def resize_window(state: Mapping[str, Tensor], config: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
+    """Native 3D parameters with bias tables for ``target``'s windows; other tensors are the given ones."""
+    resized = dict(state)
+    for name, tensor in state.items():
+        if name.endswith("relative_position_bias_table"):
+            stage = int(name.split(".")[1])
+            resized[name] = resize_table(tensor, config.stage_window(stage), target.stage_window(stage))
+    return resized

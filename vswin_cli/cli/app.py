@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from vswin_cli import __version__
-from vswin_cli.cli import evaluate, inflate, output, predict, profile
+from vswin_cli.cli import evaluate, finetune, inflate, output, predict, profile
 from vswin_cli.errors import VswinError
 
 app = typer.Typer(
     name="vswin",
-    help="Video Swin Transformers: inflate, predict, evaluate, profile.",
+    help="Video Swin Transformers: inflate, predict, evaluate, profile, finetune.",
     no_args_is_help=True,
     add_completion=False,
     # A bug shows Python's own traceback: complete, and without the values of local variables.
@@ -60,6 +60,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict.predict,
     "eval": evaluate.evaluate,
     "profile": profile.profile,
+    "finetune": finetune.finetune,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_bounded(_command))

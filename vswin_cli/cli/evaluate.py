@@ -122,7 +122,6 @@ class _ProgressLine:
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
         self.shown = time.monotonic()
-        self.open = False
 
     def begin(self, dataset: Dataset, predictor: Predictor, out: Path, done: int) -> None:
         protocol = predictor.protocol
@@ -145,29 +144,14 @@ class _ProgressLine:
             if now.per_second >= 1
             else f"{60 * now.per_second:.1f} videos/min"
         )
-        parts = [f"{now.done}/{now.total} videos", rate, f"ETA {_clock(now.eta_seconds)}"]
+        parts = [f"{now.done}/{now.total} videos", rate, f"ETA {output.clock(now.eta_seconds)}"]
         if now.top1 is not None and now.top5 is not None:
             parts.append(f"Top-1 {now.top1:.2f} Top-5 {now.top5:.2f}")
         parts.append(f"{now.failed} failed")
-        text = ", ".join(parts)
-        if self.live:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-            self.open = True
-        else:
-            output.say(text)
+        output.progress(", ".join(parts), self.live)
 
     def end(self) -> None:
-        if self.open:
-            sys.stderr.write("\n")
-            self.open = False
-
-
-def _clock(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        output.end_progress()
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:

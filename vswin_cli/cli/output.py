@@ -31,6 +31,12 @@ def out() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=160)
 
 
+def err() -> Console:
+    """The console of talk."""
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal else Console(stderr=True, highlight=False, width=160)
+
+
 def say(message: str) -> None:
     """One line of talk, on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(escape(message))
@@ -80,3 +86,33 @@ def megabytes(nbytes: int) -> str:
 def by(numbers: Sequence[int]) -> str:
     """'8x7x7'."""
     return "x".join(map(str, numbers))
+
+
+_open_line = False
+
+
+def progress(text: str, live: bool) -> None:
+    """A line of progress on stderr: rewritten in place where ``live``, else a line of its own."""
+    global _open_line
+    if not live:
+        say(text)
+        return
+    sys.stderr.write(f"\r\x1b[K{text}")
+    sys.stderr.flush()
+    _open_line = True
+
+
+def end_progress() -> None:
+    """Go on below a line that was rewritten in place."""
+    global _open_line
+    if _open_line:
+        sys.stderr.write("\n")
+        _open_line = False
+
+
+def clock(seconds: float | None) -> str:
+    """'1:02:03'."""
+    if seconds is None or seconds == float("inf"):
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -36,6 +36,13 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_of_rank(name: str, local_rank: int, local_world: int) -> str:
+    """Each rank its own accelerator, where several run on this machine."""
+    if local_world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local_rank % torch.cuda.device_count()}"
+    return name
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """'auto' is bf16 where the device computes in it, else fp32. Raises UsageError."""
     if name == "auto":

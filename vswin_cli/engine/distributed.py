@@ -1,11 +1,19 @@
-"""Which process this is: torchrun's environment variables, and nothing more."""
+"""Which process this is (torchrun's environment variables), and what training ranks say to each other."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from vswin_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,3 +52,40 @@ def place() -> Place:
     if found.rank >= found.world:
         raise UsageError(f"RANK {found.rank} is not below WORLD_SIZE {found.world}")
     return found
+
+
+@contextmanager
+def process_group(here: Place, device: torch.device) -> Iterator[None]:
+    """Join the ranks of a training run (NCCL on CUDA, gloo elsewhere); nothing for one process."""
+    if here.world == 1:
+        yield
+        return
+    import torch.distributed
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def sum_over_ranks(values: torch.Tensor, here: Place) -> torch.Tensor:
+    """The sum of a tensor of all ranks, the same on each."""
+    if here.world > 1:
+        import torch.distributed
+
+        torch.distributed.all_reduce(values)
+    return values
+
+
+def gather(value: T, here: Place) -> list[T]:
+    """The value of each rank, in order of rank, on every rank. Only what we made ourselves: it is pickled."""
+    if here.world == 1:
+        return [value]
+    import torch.distributed
+
+    values: list[T] = [value] * here.world
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vswin_cli.checkpoints.files import atomic_file
+from vswin_cli.engine.device import device_of_rank
 from vswin_cli.engine.distributed import Place, place
 from vswin_cli.engine.inference import average, prepared_ahead
 from vswin_cli.engine.predict import Predictor
@@ -92,7 +93,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}")
     here = place()
-    predictor = Predictor(weights, **{**options, "device": _device(options.get("device", "auto"), here)})
+    device = device_of_rank(options.get("device", "auto"), here.local_rank, here.local_world)
+    predictor = Predictor(weights, **{**options, "device": device})
     labels, classes = predictor.model.labels, predictor.model.config.num_classes
     listing = None if annotations is None else Path(annotations)
     dataset = find_dataset(Path(data), labels, classes, listing, skip_missing=skip_missing)
@@ -125,15 +127,6 @@ def evaluate(
         summary = write_results(log, dataset, predictor)
         write_json(folder / "run.json", _run_facts(predictor, here, begin, corrupt))
         return Evaluation(folder, summary, corrupt)
-
-
-def _device(name: str, here: Place) -> str:
-    """Each rank its own accelerator."""
-    import torch
-
-    if here.local_world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{here.local_rank % torch.cuda.device_count()}"
-    return name
 
 
 def choose(ids: Sequence[str], limit: int | None, seed: int | None) -> list[str]:

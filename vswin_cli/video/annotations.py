@@ -411,6 +411,7 @@ def _hmdb(found: Found, files: Sequence[tuple[Path, _Lines]]) -> _Read:
     classes = {path: match[1] for path, _ in files if (match := _hmdb_class(path))}
     if unknown := [name for name in classes.values() if found.names.find(name) is None]:
         raise found.names.unknown(unknown, "class name")
+    wanted = "1" if found.part == "train" else "2"
     for path, lines in files:
         label = found.names.find(classes[path])
         assert label is not None  # unknown ones have raised
@@ -418,6 +419,6 @@ def _hmdb(found: Found, files: Sequence[tuple[Path, _Lines]]) -> _Read:
             match = _HMDB_ROW.fullmatch(line.strip())
             if not match:
                 raise _broken(path, number, line, "expected is 'name.avi' and 0, 1 or 2", _FORMATS)
-            if match[2] == "2":
+            if match[2] == wanted:
                 found.add([f"{classes[path]}/{match[1]}", match[1]], label)
     return "HMDB51 split", None

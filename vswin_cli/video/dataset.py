@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from vswin_cli.config import MAX_CLASSES
 from vswin_cli.errors import DataError
 from vswin_cli.video.annotations import annotated
 from vswin_cli.video.listing import (
@@ -21,6 +23,8 @@ from vswin_cli.video.listing import (
     Dataset,
     Found,
     Item,
+    OpenNames,
+    Part,
     counted,
     is_frames,
     normalise,
@@ -33,7 +37,16 @@ from vswin_cli.video.listing import (
 _BESIDE_SPLITS = {"annotations", "labels", "replacement"}
 
 
-__all__ = ["Dataset", "Item", "discover_classes", "find_dataset", "normalise"]
+__all__ = [
+    "Classes",
+    "Dataset",
+    "Item",
+    "Splits",
+    "discover_classes",
+    "find_dataset",
+    "find_splits",
+    "normalise",
+]
 
 
 def find_dataset(
@@ -42,17 +55,20 @@ def find_dataset(
     num_classes: int,
     annotations: Path | None = None,
     *,
+    part: Part = "test",
     skip_missing: bool = False,
+    whose: str = "the checkpoint's",
 ) -> Dataset:
     """The labelled videos below ``root``: class folders, or those that ``annotations`` lists.
 
     ``labels`` are the checkpoint's class names in index order, None where it has only numbers.
     ``annotations`` is a file, a folder of HMDB51's split files, or a pattern for those. With
-    ``skip_missing`` listed files that do not exist are a note and no error. Raises DataError.
+    ``skip_missing`` listed files that do not exist are a note and no error. ``part`` is what to read of split
+    files that name both (HMDB51's); ``whose`` the labels are, for error messages. Raises DataError.
     """
     root = Path(root)
     scan(root)  # says what is wrong with the folder
-    found = Found(root, labels, num_classes)
+    found = Found(root, labels, num_classes, part, whose)
     if annotations is None:
         layout = _class_folders(found)
         return found.dataset(f"class folders of {root}", layout, None, False)
@@ -60,14 +76,122 @@ def find_dataset(
     return found.dataset(str(annotations), layout, own, skip_missing)
 
 
-def discover_classes(root: Path) -> tuple[str, ...]:
-    """The names of the class folders below ``root`` as they are, sorted; DataError if there are none."""
+def discover_classes(root: Path, annotations: Path | None = None) -> Classes:
+    """The classes that a training set speaks of: its folders' names, sorted, or those of its list.
+
+    Raises DataError if there are none.
+    """
     root = Path(root)
-    names = sorted(n for n, is_folder in scan(root).items() if is_folder and not n.startswith("."))
-    _refuse_splits(root, names)
-    if not names:
-        raise DataError(f"{root} holds no class folders", "expected is FOLDER/CLASS/VIDEO.mp4")
-    return tuple(names)
+    if annotations is None:
+        folders = sorted(n for n, is_folder in scan(root).items() if is_folder and not n.startswith("."))
+        _refuse_splits(root, folders)
+        if not folders:
+            raise DataError(f"{root} holds no class folders", "expected is FOLDER/CLASS/VIDEO.mp4")
+        unique = OpenNames()
+        for name in folders:  # folders of one name, written differently, are one class
+            unique.find(name)
+        return Classes(tuple(unique.found), True)
+    found = Found(root, None, MAX_CLASSES, "train")
+    found.names = collected = OpenNames()
+    _, own = annotated(found, Path(annotations))
+    if own is not None:
+        return Classes(own, True)
+    if collected.found:
+        return Classes(tuple(sorted(collected.found)), True)
+    numbers = [n for n in found.items.values() if 0 <= n < MAX_CLASSES]
+    if not numbers:
+        raise DataError(f"{annotations}: none of its videos is in {root}", "check --data")
+    return Classes(tuple(f"class {i}" for i in range(max(numbers) + 1)), False)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Class names in index order; ``named`` is false where the data numbers them and we made names up."""
+
+    labels: tuple[str, ...]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a training run reads. ``same_classes``: those of the start's checkpoint, in its order."""
+
+    train: Dataset
+    val: Dataset
+    labels: tuple[str, ...]
+    same_classes: bool
+
+
+def find_splits(
+    root: Path,
+    train_list: Path | None = None,
+    val_list: Path | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    known: Sequence[str] | None = None,
+    skip_missing: bool = False,
+) -> Splits:
+    """The training and the validation set of a folder that holds train/ and val/, or of two lists.
+
+    ``names`` name the classes of lists that only number them; ``known`` are the class names of the
+    checkpoint that training starts from: where the data has the same ones, their order is kept. Lists are
+    looked up in the split's own folder first, then in ``root``. Raises DataError.
+    """
+    root = Path(root)
+    entries = {name.casefold(): name for name, is_folder in scan(root).items() if is_folder}
+    if (train_list is None) != (val_list is None):
+        raise DataError(
+            "a list of only one of training and validation videos", "give both --train-list and --val-list"
+        )
+    train_root, val_root = (
+        next((root / entries[name] for name in wanted if name in entries), None)
+        for wanted in (_TRAIN, _VALIDATION)
+    )
+    if train_list is None or val_list is None:
+        if train_root is None or val_root is None:
+            lacking = "/".join(w[0] for w, r in ((_TRAIN, train_root), (_VALIDATION, val_root)) if r is None)
+            raise DataError(
+                f"{root} has no folder {lacking} (it has {some(sorted(entries)) or 'no folders'})",
+                "expected is FOLDER/train/CLASS/VIDEO.mp4 and the same in FOLDER/val; or give --train-list "
+                "and --val-list",
+            )
+        roots = (train_root, val_root)
+    else:
+        roots = (_root_of(train_list, train_root, root), _root_of(val_list, val_root, root))
+    classes = discover_classes(roots[0], train_list)
+    labels, same = classes.labels, False
+    if not classes.named and names is not None:
+        if len(names) < len(labels):
+            raise DataError(
+                f"{train_list} numbers {len(labels)} classes, but only {len(names)} names are given",
+                "a line of --labels is the name of a class, the first that of class 0",
+            )
+        labels = tuple(names)
+    elif not classes.named and known is not None and len(known) == len(labels):
+        labels = tuple(known)
+    if known is not None and sorted(map(normalise, known)) == sorted(map(normalise, labels)):
+        labels, same = tuple(known), True
+    count = len(labels)
+    train = find_dataset(roots[0], labels, count, train_list, part="train", skip_missing=skip_missing)
+    val = find_dataset(
+        roots[1], labels, count, val_list, skip_missing=skip_missing, whose="the training set's"
+    )
+    return Splits(train, val, labels, same)
+
+
+_TRAIN = ("train", "training")
+_VALIDATION = ("val", "validation", "valid", "validate", "test", "testing")
+
+
+def _root_of(listing: Path, split: Path | None, root: Path) -> Path:
+    """The folder that a list's paths are relative to: the split's own, if a video of it is there."""
+    if split is not None:
+        found = Found(split, None, MAX_CLASSES, "train")
+        found.names = OpenNames()
+        annotated(found, listing)
+        if found.items:
+            return split
+    return root
 
 
 # Class folders

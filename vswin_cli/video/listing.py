@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from vswin_cli.errors import DataError
 from vswin_cli.video.containers import holds_pictures
@@ -22,6 +23,7 @@ _FORMATS = (
     "known: CVDF's CSV (label,youtube_id,time_start,time_end), lists of 'path label' (mmaction, PySlowFast), "
     "Something-Something's JSON, the split files of UCF101 and HMDB51"
 )
+Part = Literal["train", "test"]  # of a list that holds both
 SPLITS = {"train", "training", "val", "valid", "validate", "validation", "test", "testing"}
 _MAX_DEPTH = 50  # folders in a listed path
 
@@ -67,15 +69,16 @@ def normalise(name: str) -> str:
 class Names:
     """The checkpoint's class names, to be found by names written a little differently."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], whose: str = "the checkpoint's") -> None:
         self._labels = labels
+        self._whose = whose
         self._index: dict[str, int] = {}
         squeezed: dict[str, list[int]] = {}
         for i, label in enumerate(labels):
             key = normalise(label)
             if (other := self._index.setdefault(key, i)) != i:
                 raise DataError(
-                    f"the checkpoint's classes {labels[other]!r} and {label!r} cannot be told apart by name",
+                    f"{whose} classes {labels[other]!r} and {label!r} cannot be told apart by name",
                     "list the videos with class numbers: lines of 'path label'",
                 )
             squeezed.setdefault(key.replace(" ", ""), []).append(i)
@@ -99,11 +102,27 @@ class Names:
             near = " or ".join(repr(self._labels[self._index[key]]) for key in close)
             shown.append(f"{short(name)} (nearest: {near})" if near else f"{short(name)} (none is near)")
         rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        whose = self._whose.removesuffix("'s")
         return DataError(
-            f"{counted(len(names), what)} fit{'s' * (len(names) == 1)} none of the checkpoint's "
+            f"{counted(len(names), what)} fit{'s' * (len(names) == 1)} none of {self._whose} "
             f"{len(self._labels)} classes: {', '.join(shown)}{rest}",
-            "check that the checkpoint was trained on this data set, and rename or move what is not of it",
+            f"check that {whose} is of this data set; rename or move what is not of it",
         )
+
+
+class OpenNames(Names):
+    """Class names as they turn up: finding a new one adds it. For data that says what its classes are."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.found: list[str] = []
+
+    def find(self, name: str) -> int:
+        """The index of a class, in order of first appearance."""
+        index = self._index.setdefault(normalise(name), len(self.found))
+        if index == len(self.found):
+            self.found.append(name)
+        return index
 
 
 class Tree:
@@ -182,6 +201,8 @@ class Found:
     root: Path
     labels: Sequence[str] | None
     num_classes: int
+    part: Part = "test"
+    whose: str = "the checkpoint's"
     items: dict[str, int] = field(default_factory=dict)  # id -> label
     folders: list[str] = field(default_factory=list)  # ids that are folders of frames
     notes: list[str] = field(default_factory=list)
@@ -211,7 +232,7 @@ class Found:
                 "the data set names its classes, but the checkpoint has no class names to match them with",
                 "list the videos with class numbers: lines of 'path label'",
             )
-        return Names(self.labels)
+        return Names(self.labels, self.whose)
 
     def put(self, item: str, is_folder: bool, label: int) -> None:
         """A video that exists."""

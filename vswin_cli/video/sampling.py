@@ -1,5 +1,7 @@
 """Which frames of a video a protocol looks at: pure functions of three numbers (protocol, T, fps).
 
+For training, sample_training_clip; it draws from a generator that the caller seeds.
+
 Every function follows one reference implementation to the last rounding, because sampling alone moves the
 published accuracies. Indices are source frames in presentation order, 0 <= index < T.
 """
@@ -8,11 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from vswin_cli.config import ViewProtocol
+from vswin_cli.config import Augmentation, ViewProtocol
 from vswin_cli.errors import DecodeError
 
 Clips = tuple[tuple[int, ...], ...]
@@ -38,6 +41,27 @@ def sample_clips(protocol: ViewProtocol, total: int, fps: float) -> Clips:
             return _uniform(protocol, total)
         case "resampled":
             return _windows(protocol, _resampled(protocol, total, fps))
+
+
+def sample_training_clip(augmentation: Augmentation, total: int, rng: random.Random) -> tuple[int, ...]:
+    """Frame indices of one training clip, in play order: ``augmentation.frames`` of 0..total-1.
+
+    'random' is mmaction 0.x's SampleFrames in training with one clip: it starts anywhere from 0 to
+    total - frames x interval; a shorter video starts at 0, and what lies past its end starts over ('loop').
+    'uniform' is SlowFast's ssv2.py in training: a random frame of each of ``frames`` equal segments, both
+    edges included, so that neighbours can be the same frame. Raises DecodeError if there is no frame.
+    """
+    if total < 1:
+        raise DecodeError("the video has no frame to sample from")
+    match augmentation.sampling:
+        case "random":
+            # The reference counts a clip as frames x interval, one gap more than the frames span.
+            places = total - augmentation.frames * augmentation.interval + 1
+            start = rng.randrange(places) if places > 0 else 0
+            return tuple((start + k * augmentation.interval) % total for k in range(augmentation.frames))
+        case "uniform":
+            edges = _segment_edges(total, augmentation.frames)
+            return tuple(rng.randint(start, end) for start, end in itertools.pairwise(edges))
 
 
 def is_looped(protocol: ViewProtocol, total: int, fps: float) -> bool:
@@ -84,10 +108,15 @@ def _strided(protocol: ViewProtocol, offsets: Sequence[int], total: int) -> Clip
 
 def _uniform(protocol: ViewProtocol, total: int) -> Clips:
     """Something-Something's frame_uniform (SlowFast ssv2.py): the middle frame of each segment."""
-    size = (total - 1) / protocol.frames
-    edges = [round(size * i) for i in range(protocol.frames + 1)]
+    edges = _segment_edges(total, protocol.frames)
     clip = tuple((start + end) // 2 for start, end in itertools.pairwise(edges))
     return (clip,) * protocol.clips
+
+
+def _segment_edges(total: int, segments: int) -> list[int]:
+    """The frames, first and last included, that cut a video into ``segments`` parts of equal length."""
+    size = (total - 1) / segments
+    return [round(size * i) for i in range(segments + 1)]
 
 
 def _resampled(protocol: ViewProtocol, total: int, fps: float) -> list[int]:
