@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vswin_cli.config import Augmentation
 from vswin_cli.errors import VideoError
-from vswin_cli.video.augment import draw_clip
+from vswin_cli.video.augment import draw_clip_in_worker
 from vswin_cli.video.dataset import Item
 from vswin_cli.video.workers import DecodePool
 
@@ -153,7 +153,9 @@ class Feeder:
             known.set_exception(self.bad[number])
             return known
         item = self.items[number]
-        return self.pool.call(draw_clip, str(item.path), self.augmentation, place.seed, name=str(item.path))
+        return self.pool.call(
+            draw_clip_in_worker, str(item.path), self.augmentation, place.seed, name=str(item.path)
+        )
 
     def _number(self, place: _Place) -> int:
         """The video to try: the plan's first, then others."""
