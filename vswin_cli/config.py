@@ -271,7 +271,7 @@ class Augmentation:
     crop_area:    random resized crop: least share of the frame's area; 1.0 takes the centre square
     crop_aspect:  and its aspect ratio, from 1 / crop_aspect to crop_aspect
     flip:         probability of mirroring left and right
-    rand_augment: (number of operations, magnitude 0..30); None for none
+    rand_augment: (number of operations, magnitude 1..29); None for none
     erase:        probability of erasing a rectangle
     """
 
@@ -293,9 +293,9 @@ class Augmentation:
         if not (0 <= self.flip <= 1 and 0 <= self.erase <= 1):
             raise UsageError("flip and erase are probabilities from 0 to 1")
         if self.rand_augment is not None and not (
-            1 <= self.rand_augment[0] <= 10 and 0 <= self.rand_augment[1] <= 30
+            1 <= self.rand_augment[0] <= 10 and 1 <= self.rand_augment[1] <= 29
         ):
-            raise UsageError("RandAugment takes 1 to 10 operations and a magnitude from 0 to 30")
+            raise UsageError("RandAugment takes 1 to 10 operations and a magnitude from 1 to 29")
 
     @property
     def short_side(self) -> int:

@@ -74,14 +74,17 @@ def test_only_the_command_line_prints_or_exits() -> None:
                 assert node.func.id not in ("print", "exit"), f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("command", [[], ["inflate"], ["predict"], ["eval"], ["profile"]], ids=str)
+@pytest.mark.parametrize(
+    "command", [[], ["inflate"], ["predict"], ["eval"], ["profile"], ["finetune"]], ids=str
+)
 def test_help_is_light(command: list[str]) -> None:
     code = (
         "import sys, json\n"
         "from vswin_cli.__main__ import main\n"
         f"sys.argv = ['vswin', *{command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'decord', 'av', 'cv2', 'safetensors', 'huggingface_hub'}\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'decord', 'av', 'cv2', 'safetensors', 'huggingface_hub', "
+        "'kornia', 'matplotlib'}\n"
         "sys.stderr.write(json.dumps(sorted(heavy & set(sys.modules))))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vswin_cli.config import PROTOCOLS, ViewProtocol
+from vswin_cli.config import PROTOCOLS, Augmentation, TrainSampling, ViewProtocol
 from vswin_cli.errors import DecodeError
-from vswin_cli.video.sampling import is_looped, sample_clips
+from vswin_cli.video.sampling import is_looped, sample_clips, sample_training_clip
 
 K400 = PROTOCOLS["k400-4x3"]
 SSV2 = PROTOCOLS["ssv2-1x3"]
@@ -266,3 +267,69 @@ def test_resampled_equals_the_reference(total: int, clips: int, fps: float) -> N
     starts = torch.linspace(0, windows - 1, steps=clips).floor().long().tolist()
     expected = [source[s : s + 32].tolist() for s in starts]
     assert np.array_equal(sample_clips(replace(TORCHVISION, clips=clips), total, fps), expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    total=lengths,
+    frames=st.integers(1, 40),
+    interval=st.integers(1, 6),
+    sampling=st.sampled_from(["random", "uniform"]),
+    seed=st.integers(0, 2**63),
+)
+def test_training_clips(total: int, frames: int, interval: int, sampling: TrainSampling, seed: int) -> None:
+    augmentation = Augmentation(sampling=sampling, frames=frames, interval=interval)
+    clip = sample_training_clip(augmentation, total, random.Random(seed))
+    assert len(clip) == frames
+    assert all(type(i) is int and 0 <= i < total for i in clip)
+    assert clip == sample_training_clip(augmentation, total, random.Random(seed))
+    if sampling == "uniform":
+        assert all(a <= b for a, b in itertools.pairwise(clip))
+        edges = [int(np.round((total - 1) / frames * i)) for i in range(frames + 1)]  # SlowFast's lines
+        assert all(low <= i <= high for i, (low, high) in zip(clip, itertools.pairwise(edges), strict=True))
+    elif total >= (frames - 1) * interval + 1:
+        assert all(b - a == interval for a, b in itertools.pairwise(clip))
+    if sampling == "random":
+        assert clip == tuple((clip[0] + k * interval) % total for k in range(frames))
+        assert clip[0] <= max(0, total - frames * interval)
+
+
+@settings(max_examples=100, deadline=None)
+@given(total=lengths, frames=st.integers(1, 40), interval=st.integers(1, 6), seed=st.integers(0, 2**32 - 1))
+def test_a_training_clip_starts_where_the_reference_may(
+    total: int, frames: int, interval: int, seed: int
+) -> None:
+    """Each start of mmaction 0.x's lines, for one clip, is one of ours: as many places, from 0 on."""
+    length = frames * interval
+    average = total - length + 1  # // 1 clip
+    theirs = int(np.random.RandomState(seed).randint(average)) if average > 0 else 0
+    augmentation = Augmentation(frames=frames, interval=interval)
+
+    class Fixed(random.Random):
+        def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+            assert (start, stop) == (average, None)
+            return theirs
+
+    assert sample_training_clip(augmentation, total, Fixed())[0] == theirs
+
+
+def test_training_clips_reach_both_ends() -> None:
+    augmentation = Augmentation(frames=8, interval=2)
+    starts = [sample_training_clip(augmentation, 20, random.Random(seed))[0] for seed in range(300)]
+    assert set(starts) == {0, 1, 2, 3, 4}  # 20 - 16
+    assert all(30 <= starts.count(i) <= 90 for i in range(5))
+    # A clip that fits only just, or not at all, starts at the first frame.
+    assert sample_training_clip(augmentation, 15, random.Random(0)) == tuple(range(0, 15, 2))
+    assert sample_training_clip(augmentation, 5, random.Random(0)) == (0, 2, 4, 1, 3, 0, 2, 4)
+
+    uniform = Augmentation(sampling="uniform", frames=4)
+    drawn = [sample_training_clip(uniform, 41, random.Random(seed)) for seed in range(300)]
+    for part in range(4):
+        assert {clip[part] for clip in drawn} == set(range(10 * part, 10 * part + 11))
+    assert sample_training_clip(uniform, 1, random.Random(0)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("sampling", ["random", "uniform"])
+def test_a_training_clip_of_no_frame_is_an_error(sampling: TrainSampling) -> None:
+    with pytest.raises(DecodeError, match="no frame"):
+        sample_training_clip(Augmentation(sampling=sampling), 0, random.Random(0))

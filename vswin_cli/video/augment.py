@@ -11,6 +11,7 @@ is drawn, torch's is in use, so one process draws one clip at a time.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 Frame = NDArray[np.uint8]
+#: Name, low and high, in the words of kornia.augmentation.auto.
+Operation = tuple[str, float | int, float | int | None]
 
 #: Frames that RandAugment works on at a time: their float copies stay in the processor's cache (1 and 32
 #: frames of 224 pixels at a time take twice as long).
@@ -95,13 +98,13 @@ def augment(frames: Frame, augmentation: Augmentation, seed: int) -> Frame:
     The order, the crop and the erasing are the official Something-Something recipe's, which erases 2 to 33 %
     of the area, aspect 0.3 to 1 / 0.3, after normalisation with zeros: with the mean colour, that is.
 
-    RandAugment is Kornia's. The recipe's (4, 7) are imgaug's n and m; Kornia has other operations and ranges.
-    Neither it nor imgaug has all of the other's: it draws ``n`` distinct ones of auto contrast, equalize,
-    invert, rotate, posterize, solarize, solarize-add, colour, contrast, brightness, sharpness, shear and
-    translate in x and y, and leaves black behind where it turns or moves the picture (imgaug: grey). With
-    s = m / 30 it rotates by 30 s degrees, shears by 54 s degrees, translates by s / 10 of the side (each
-    to a random side), keeps 8 - 4 s bits, inverts above a threshold of s, adds 0.43 s, and multiplies colour,
-    contrast, brightness and sharpness by 0.1 + 1.8 s: they change nothing at m = 15, and most at both ends.
+    RandAugment (n, m) applies n distinct ones of fourteen operations of Kornia's. The recipe uses imgaug's;
+    the ranges are set to imgaug's where Kornia lets them (see _policy), because Kornia's own are those of
+    AutoAugment, in which a small m is no small change: at m = 7 brightness and contrast would halve, and
+    solarize invert nearly everything. What still differs from imgaug: it also has the identity, cutout, blur
+    and smoothing among its operations, and always mirrors half of the clips and crops up to m / 224 of each
+    side first; here what a turned or moved picture leaves behind is black, not grey; contrast multiplies,
+    brightness adds, colour is HSV's saturation; shear keeps the picture's centre in place, not its corner.
     """
     size = augmentation.size
     if not _needs_kornia(augmentation):
@@ -112,19 +115,17 @@ def augment(frames: Frame, augmentation: Augmentation, seed: int) -> Frame:
     # Not torch.manual_seed, which would seed the accelerators, too; fork_rng would not restore those.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(generator.getrandbits(63))
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        if augmentation.crop_area < 1:
+        whole = augmentation.crop_area == 1
+        pixels = torch.from_numpy(_centre(frames, size) if whole else frames).permute(0, 3, 1, 2)
+        if not whole:
             pixels = _crop(pixels, augmentation)
-        else:
-            pixels = torch.from_numpy(_centre(frames, size)).permute(0, 3, 1, 2)
         if augmentation.flip > 0:
             pixels = _flip(pixels, augmentation.flip)
         if augmentation.rand_augment is not None:
-            pixels = _rand_augment(pixels, *augmentation.rand_augment)
-        # A copy, if it is still a view of the input: what follows writes to it.
+            pixels = _rand_augment(pixels, *augmentation.rand_augment, generator)
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
-        if np.shares_memory(pixels.numpy(), frames):
-            pixels = pixels.clone()
+        if np.may_share_memory(pixels.numpy(), frames):
+            pixels = pixels.clone()  # nothing was done to the whole frames; the input must stay as it is
         if augmentation.erase > 0:
             _erase(pixels, augmentation.erase)
     return cast(Frame, pixels.numpy())
@@ -168,12 +169,44 @@ def _flip(pixels: torch.Tensor, probability: float) -> torch.Tensor:
     return flip.apply_transform(pixels, params, flip.flags) if params["batch_prob"][0] > 0 else pixels
 
 
-def _rand_augment(pixels: torch.Tensor, operations: int, magnitude: int) -> torch.Tensor:
+def _policy(magnitude: int, generator: random.Random) -> list[list[Operation]]:
+    """Kornia's operations in imgaug's ranges (imgaug/augmenters/collections.py, 0.4).
+
+    Kornia takes low + (high - low) x magnitude / 30, with a random sign where low = -high. Ranges of one
+    number are magnitudes worked out here: imgaug's fall with m, or lie on either side of 1.
+    """
+    share = magnitude / 30
+
+    def just(name: str, value: float) -> list[Operation]:
+        return [(name, value, value)]
+
+    shear = 0.3 / math.pi  # 0.3 radians; Kornia multiplies by 180 degrees
+    return [
+        just("auto_contrast", 0),
+        just("equalize", 0),
+        just("invert", 0),
+        [("rotate", -30.0, 30.0)],  # degrees
+        just("posterize", 8 - int(6 * share)),  # bits that are kept
+        just("solarize", 1 - share),  # the threshold above which a pixel is inverted
+        *(
+            just(name, 1 + generator.choice((-1, 1)) * 0.9 * share)
+            for name in ("color", "contrast", "brightness", "sharpness")
+        ),
+        [("shear_x", -shear, shear)],
+        [("shear_y", -shear, shear)],
+        [("translate_x", -0.33, 0.33)],  # of the width
+        [("translate_y", -0.33, 0.33)],
+    ]
+
+
+def _rand_augment(
+    pixels: torch.Tensor, operations: int, magnitude: int, generator: random.Random
+) -> torch.Tensor:
     """(U, 3, h, w) uint8 to the same."""
     import torch
     from kornia.augmentation.auto import RandAugment
 
-    policy = RandAugment(operations, magnitude)
+    policy = RandAugment(operations, magnitude, policy=_policy(magnitude, generator))
     # Drawn for one frame: RandAugment itself knows only a draw per image, and VideoSequential refuses it.
     drawn = policy.forward_parameters(torch.Size((1, *pixels.shape[1:])))
     result = torch.empty_like(pixels)
@@ -186,7 +219,7 @@ def _rand_augment(pixels: torch.Tensor, operations: int, magnitude: int) -> torc
 
 
 def _repeat(drawn: Any, count: int) -> Any:
-    """Kornia's parameters of one image (lists of ParamItem, dictionaries of tensors), for ``count`` images."""
+    """Kornia's parameters of one image (lists of ParamItem, dictionaries of tensors) for ``count`` images."""
     if isinstance(drawn, dict):
         # This one names the shape of the input; all others have a row for each image.
         return {
