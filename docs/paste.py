@@ -40,7 +40,7 @@ def output_of(command: str, folder: Path) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """The files that README's commands name: clip.mp4, swin_2d.pth, val/ and named.safetensors."""
+    """The files that README's commands name: clip.mp4, swin_2d.pth, val/, clips/ and named.safetensors."""
     sys.path.insert(0, str(ROOT / "examples"))
     import quickstart
 
@@ -63,6 +63,12 @@ def prepare(folder: Path) -> None:
         place.mkdir(parents=True)
         for k in range(3):
             quickstart.make_clip(place / f"{k}.mp4", frames=20 + 10 * i + k)
+    for split, count in (("train", 8), ("val", 4)):
+        for name, pan in (("slow", 2), ("fast", 12)):
+            place = folder / "clips" / split / name
+            place.mkdir(parents=True)
+            for k in range(count):
+                quickstart.make_clip(place / f"{k}.mp4", frames=32 + k + 10 * (split == "val"), pan=pan)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """From Python: a model as a torch module, predictions of videos, accuracy over a data set.
 
-Run: python examples/python_use.py DATA [WEIGHTS]; DATA holds CLASS/VIDEO.mp4, WEIGHTS default to camera-motion.
+Run: python examples/python_use.py DATA [WEIGHTS]; DATA holds CLASS/VIDEO.mp4, WEIGHTS default to the model
+`camera-motion`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The main job, offline: an image checkpoint is inflated to a video model, and a clip is classified.
+"""Two jobs, offline: the built-in model says how the camera moves; an image checkpoint becomes a video model.
 
-Makes a short clip and a small Swin-2D checkpoint with random weights in the layout of
-microsoft/Swin-Transformer, so the probabilities mean nothing; the steps are those for real files:
+Makes a short clip in which the camera pans, and a small Swin-2D checkpoint with random weights in the layout
+of microsoft/Swin-Transformer, so that its probabilities mean nothing. The steps are those for real files:
 
+    vswin predict clip.mp4 --weights camera-motion
     vswin inflate swin_tiny_patch4_window7_224.pth video.safetensors
     vswin predict clip.mp4 --weights video.safetensors
 
@@ -24,15 +25,22 @@ from vswin_cli.config import ModelConfig
 from vswin_cli.model import VideoSwin
 
 
-def make_clip(path: Path, frames: int = 75) -> None:
-    """A disc that crosses the picture, 320x240, 25 frames per second."""
-    rows, columns = np.mgrid[:240, :320]
+def make_clip(path: Path, frames: int = 75, pan: int = 4) -> None:
+    """A drawn landscape, 320x240, 25 frames per second; the camera turns right by ``pan`` pixels a frame."""
+    random = np.random.default_rng(0)
+    width = 320 + pan * frames
+    scene = np.empty((240, width, 3), np.uint8)
+    scene[:] = np.linspace((120, 170, 220), (210, 220, 200), 240)[:, None]
+    rows, columns = np.mgrid[:240, :width]
+    for _ in range(width // 8):
+        x, y, radius = random.integers(0, width), random.integers(60, 240), random.integers(6, 40)
+        inside = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+        scene[inside] = random.integers(20, 235, 3)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         for i in range(frames):
-            picture = np.full((240, 320, 3), 40, np.uint8)
-            picture[(rows - 120) ** 2 + (columns - 20 - 4 * i) ** 2 < 900] = (220, 160, 40)
+            picture = np.ascontiguousarray(scene[:, pan * i : pan * i + 320])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -55,8 +63,9 @@ def run(*arguments: object) -> None:
 
 
 def main(folder: Path) -> None:
-    """Make the files, then the two commands."""
+    """Make the files, then the three commands."""
     make_clip(folder / "clip.mp4")
+    run("predict", folder / "clip.mp4", "--weights", "camera-motion")
     make_checkpoint(folder / "swin_2d.pth")
     run("inflate", folder / "swin_2d.pth", folder / "video.safetensors", "--force")
     run("predict", folder / "clip.mp4", "--weights", folder / "video.safetensors")

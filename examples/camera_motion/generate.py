@@ -318,9 +318,9 @@ class Path4:
 
 def camera_path(rng: Generator, motion: str, frames: int, difficulty: float) -> Path4:
     """Speeds along the four axes, summed up, and shake on top."""
-    slowest = np.array([0.009, 0.009, 0.012, np.radians(1.0)]) * (1 - difficulty)
-    slowest += np.array([0.005, 0.005, 0.007, np.radians(0.6)]) * difficulty
-    fastest = np.array([0.03, 0.03, 0.025, np.radians(3.0)])
+    slowest = np.array([0.006, 0.006, 0.008, np.radians(0.7)]) * (1 - difficulty)
+    slowest += np.array([0.003, 0.003, 0.004, np.radians(0.4)]) * difficulty
+    fastest = np.array([0.02, 0.02, 0.016, np.radians(2.0)])
     # The same numbers are drawn whatever the class.
     ease = [1 + rng.uniform(-0.5, 0.5) * np.linspace(-1, 1, frames) for _ in range(4)]
     phase = rng.uniform(0, 2 * np.pi, 4)
@@ -624,7 +624,7 @@ def draw_clip(
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     motion = CLASSES[index % len(CLASSES)]
     size = size or frame_size(rng)
-    frames = int(rng.integers(20, 41))
+    frames = int(rng.integers(33, 45))  # 16 of them, every second, and some to choose from
     path = camera_path(rng, motion, frames, difficulty)
     filtered = bool(rng.random() < 0.5)
     for _ in range(4):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from vswin_cli.checkpoints.dialects import DIALECTS
 from vswin_cli.cli.app import app
-from vswin_cli.config import PROTOCOLS
+from vswin_cli.config import PROTOCOLS, RECIPES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,11 +40,10 @@ def test_python_block_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_console_commands_run(folder: Path) -> None:
     commands = re.findall(r"```console\n\$ vswin (.*)\n", README)
-    assert len(commands) == 4
+    assert len(commands) == 6
     for command in commands:
-        done = CliRunner().invoke(
-            app, [*command.split(), *(["--views", "1x1"] if "predict" in command else [])]
-        )
+        quick = {"predict": ["--views", "1x1"], "finetune": ["--max-steps", "1"]}
+        done = CliRunner().invoke(app, [*command.split(), *quick.get(command.split()[0], [])])
         assert done.exit_code == 0, done.output
 
 
@@ -58,7 +57,7 @@ def test_options_in_the_text_exist() -> None:
 
 
 def test_tables_are_complete() -> None:
-    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) == set(PROTOCOLS)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) == set(PROTOCOLS) | set(RECIPES)
     assert len(DIALECTS) == 9
     assert "nine dialects" in README
 
