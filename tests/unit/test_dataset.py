@@ -257,7 +257,7 @@ def test_a_class_folder_that_cannot_be_listed_is_an_error(root: Path) -> None:
 
 def test_classes_are_discovered_as_they_are(root: Path) -> None:
     touch(root, "b c/1.mp4", "A_d/1.mp4", ".x/1.mp4", "list.txt")
-    assert discover_classes(root) == ("A_d", "b c")
+    assert discover_classes(root).labels == ("A_d", "b c")
     with pytest.raises(DataError, match="no class folders"):
         discover_classes(root / "b c")
     touch(root.parent / "both", "train/a/1.mp4", "val/a/1.mp4")
