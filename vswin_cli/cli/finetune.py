@@ -268,7 +268,7 @@ def _show(result: Finetuned) -> None:
             "-" if result.best_top1 is None else f"{result.best_top1:.2f} % after epoch {result.best_epoch}",
         ),
         ("last validation Top-1", "-" if result.last_top1 is None else f"{result.last_top1:.2f} %"),
-        ("unreadable videos", f"{len(result.unreadable)}, replaced by others"),
+        ("unreadable videos", f"{len(result.unreadable)} for training, {result.val_failed} for validation"),
         ("time", output.clock(result.seconds)),
         ("results", str(result.out)),
     ]

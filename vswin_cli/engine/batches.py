@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from vswin_cli.config import Augmentation
-from vswin_cli.errors import VideoError
+from vswin_cli.errors import DataError, VideoError
 from vswin_cli.video.augment import draw_clip_in_worker
 from vswin_cli.video.dataset import Item
 from vswin_cli.video.workers import DecodePool
@@ -100,7 +100,7 @@ class _Place:
 class Feeder:
     """Decodes and augments a rank's clips in the order of the plan, ``ahead`` of them at once.
 
-    A video that cannot be read is replaced by another, drawn from the same seed. Raises its error where
+    A video that cannot be read is replaced by another, drawn from the same seed. Raises DataError where
     ATTEMPTS in a row cannot be read.
     """
 
@@ -171,7 +171,10 @@ class Feeder:
                 self.bad[number] = error
                 place.failed.append((self.items[number], error))
                 if len(place.failed) >= ATTEMPTS:
-                    raise
+                    raise DataError(
+                        f"{ATTEMPTS} training videos in a row cannot be read, the last one: {error.message}",
+                        error.hint,
+                    ) from error
                 job = self._submit(place)
             else:
                 return Sample(clip, self.items[number], tuple(place.failed))

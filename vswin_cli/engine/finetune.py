@@ -115,6 +115,7 @@ class TrainState:
     best_loss: float = math.inf
     best_epoch: int = 0
     last_top1: float | None = None
+    val_failed: int = 0
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     unreadable: dict[str, str] = field(default_factory=dict)
 
@@ -131,6 +132,7 @@ class Finetuned:
     best_top1: float | None
     best_epoch: int
     last_top1: float | None
+    val_failed: int
     unreadable: dict[str, str]
     classes: int
     seconds: float
@@ -229,8 +231,6 @@ class Trainer:
         }
         if resume:
             self._restore(stored)
-        elif here.is_first:
-            run.write_config(self.config)
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         for name in ("train_sha256", "val_sha256", "labels", "model"):
@@ -269,6 +269,8 @@ class Trainer:
                 started(self._info())
             if state.done < total:
                 self._dry_run(pool)
+            if self.here.is_first and not self.resume:
+                self.run.write_config(self.config)
             ahead = 2 * self.recipe.batch_size + self.workers
             feeder = Feeder(pool, self.splits.train.items, self.recipe.augmentation, plan, ahead)
             saved = time.monotonic()
@@ -311,6 +313,7 @@ class Trainer:
             best_top1=state.best_top1,
             best_epoch=state.best_epoch,
             last_top1=state.last_top1,
+            val_failed=state.val_failed,
             unreadable=dict(state.unreadable),
             classes=len(self.splits.labels),
             seconds=time.monotonic() - begin,
@@ -484,7 +487,7 @@ class Trainer:
         if not result.evaluated:
             raise DataError("no validation video can be read any more", "check the disk; then --resume")
         state.epoch, state.step = state.epoch + 1, 0
-        state.last_top1 = result.top1
+        state.last_top1, state.val_failed = result.top1, len(result.failed)
         better = state.best_top1 is None or (result.top1, -result.loss) > (state.best_top1, -state.best_loss)
         if better:
             state.best_top1, state.best_loss, state.best_epoch = result.top1, result.loss, state.epoch
