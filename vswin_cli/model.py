@@ -12,6 +12,7 @@ How it is made fast:
   eight kinds: first or last window along each axis). Each kind is one scaled_dot_product_attention
   with a (1, heads, N, N) bias, so a mask per window is never built.
 - Bias + mask are cached between forwards without gradients (:class:`BiasCache`).
+- Training on a CPU keeps no attention matrix (:class:`_LeanAttention`).
 - Patch embedding and merging are a reshape and a linear layer.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vswin_cli.config import ModelConfig, ViewProtocol, Window
@@ -38,6 +40,8 @@ Size = tuple[int, int, int]  # tokens (or pixels) along time, height, width
 MASKED = -100.0  # added to the attention of tokens that are no neighbours; official value
 CACHE_BYTES = 512 * 2**20  # default bound of the bias cache of one model
 CPU_CHUNK_ROWS = 4096  # rows of one step on a CPU, so that its intermediates stay in the cache
+CHECKPOINT_ROWS = 2**13  # rows of the MLP that gradient checkpointing computes anew at a time
+CPU_CHUNK_SCORES = 2**20  # the same in the backward pass of attention: scores (window, head, query, key)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -335,6 +339,50 @@ class Mlp(nn.Module):
         return out
 
 
+def _attention(qkv: Tensor, bias: Tensor) -> Tensor:
+    """qkv (windows, N, 3, heads, C/heads), bias (1, heads, N, N) -> (windows, N, C)."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+class _LeanAttention(torch.autograd.Function):
+    """:func:`_attention` for training on a CPU, where no fused kernel has a gradient of the bias.
+
+    Without it PyTorch keeps several tensors of (windows, heads, N, N). This keeps the input only;
+    the backward pass computes attention anew, some windows at a time, in the processor's caches.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(qkv, bias)
+        return _attention(qkv, bias.detach())  # detached: the fused kernel
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        qkv, bias = ctx.saved_tensors
+        wide = torch.promote_types(qkv.dtype, torch.float32)  # half precision is for what is kept
+        scale = qkv.shape[-1] ** -0.5
+        grad = grad.unflatten(2, qkv.shape[3:])
+        grad_qkv, grad_bias = torch.empty_like(qkv), torch.zeros_like(bias, dtype=wide)
+        step = max(1, CPU_CHUNK_SCORES // bias.numel())
+        for first in range(0, len(qkv), step):
+            some = slice(first, first + step)
+            q, k, v = qkv[some].permute(2, 0, 3, 1, 4).to(wide).contiguous().unbind(0)
+            g = grad[some].transpose(1, 2).to(wide).contiguous()
+            q = q * scale
+            p = (q @ k.mT).add_(bias).softmax(-1)
+            # With p = softmax(s) and d = dL/dp: dL/ds = p * d - p * sum(p * d).
+            s = (g @ v.mT).mul_(p)
+            s.addcmul_(p, s.sum(-1, keepdim=True), value=-1)
+            grad_bias += s.sum(0, keepdim=True)
+            out = grad_qkv[some].permute(2, 0, 3, 1, 4)
+            out[0] = (s @ k).mul_(scale)
+            out[1] = s.mT @ q
+            out[2] = p.mT @ g
+        return grad_qkv, grad_bias
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention within 3D windows, with relative position bias (paper, eq. 3)."""
 
@@ -372,10 +420,10 @@ class WindowAttention(nn.Module):
         """Attention within some windows of a run, (windows*N, C) -> the same shape, before proj."""
         n, dim = layout.tokens, windows.shape[1]
         qkv = self.qkv(windows).view(-1, n, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self._bias(run, layout, state, q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return out.transpose(1, 2).reshape(-1, dim)
+        bias = self._bias(run, layout, state, qkv.dtype)
+        lean = torch.is_grad_enabled() and qkv.device.type == "cpu"
+        out: Tensor = _LeanAttention.apply(qkv, bias) if lean else _attention(qkv, bias)  # type: ignore[no-untyped-call]
+        return out.view(-1, dim)
 
     def _bias(self, run: Run, layout: Layout, state: _Pass, dtype: torch.dtype) -> Tensor:
         """Relative position bias + mask of a run: (1, heads, N, N)."""
@@ -396,6 +444,12 @@ class WindowAttention(nn.Module):
         return bias
 
 
+def _forget(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """``function(*inputs)``, computed anew in the backward pass instead of kept for it."""
+    out: Tensor = checkpoint(function, *inputs, use_reentrant=False)
+    return out
+
+
 class Block(nn.Module):
     """Pre-norm transformer block; every second one shifts its windows by half (paper, eq. 2)."""
 
@@ -410,6 +464,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
+        self.grad_checkpointing = False
 
     def forward(self, x: Tensor, size: Size, state: _Pass) -> Tensor:
         """(B, L, C) -> (B, L, C) for a grid of ``size`` tokens."""
@@ -418,8 +473,23 @@ class Block(nn.Module):
         plain = self.training or torch.is_grad_enabled() or x.device.type != "cpu"
         if not plain and not self._is_watched():
             return self._forward_in_steps(x, layout, state)
-        x = x + self.drop_path(self.attn(self.norm1(x), layout, state))
-        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            x = x + self.drop_path(_forget(self._attention, x, layout, state))
+            # The MLP has the widest tensors; by parts, they do not exist whole in the backward pass either.
+            parts = [_forget(self._mlp, rows) for rows in x.flatten(0, 1).split(CHECKPOINT_ROWS)]
+            mlp = torch.cat(parts).view_as(x)
+        else:
+            x = x + self.drop_path(self._attention(x, layout, state))
+            mlp = self._mlp(x)
+        out: Tensor = x + self.drop_path(mlp)
+        return out
+
+    def _attention(self, x: Tensor, layout: Layout, state: _Pass) -> Tensor:
+        out: Tensor = self.attn(self.norm1(x), layout, state)
+        return out
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mlp(self.norm2(x))
         return out
 
     def _is_watched(self) -> bool:
@@ -486,15 +556,11 @@ class Stage(nn.Module):
             for i, rate in enumerate(drop_path)
         )
         self.downsample = PatchMerging(dim) if index < len(config.depths) - 1 else None
-        self.grad_checkpointing = False
 
     def forward(self, x: Tensor, size: Size, state: _Pass) -> tuple[Tensor, Size]:
         """(B, L, C) -> the next stage's tokens and their size."""
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, size, state, use_reentrant=False)
-            else:
-                x = block(x, size, state)
+            x = block(x, size, state)
         return (x, size) if self.downsample is None else self.downsample(x, size)
 
 
@@ -613,10 +679,10 @@ class VideoSwin(nn.Module):
         return [m.relative_position_bias_table for m in self.modules() if isinstance(m, WindowAttention)]
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
-        """Trade time for memory in training: keep block inputs only, and recompute the rest."""
-        for layer in self.layers:
-            assert isinstance(layer, Stage)
-            layer.grad_checkpointing = enabled
+        """Trade time for memory in training: keep little more than block inputs, and recompute the rest."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.grad_checkpointing = enabled
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that official recipes do not decay: all norms and the bias tables."""

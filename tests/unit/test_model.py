@@ -205,16 +205,67 @@ def test_gradients_agree_with_the_reference() -> None:
         torch.testing.assert_close(parameter.grad, theirs[name], rtol=1e-3, atol=1e-3)
 
 
-def test_grad_checkpointing_changes_nothing() -> None:
+@pytest.mark.parametrize("shape", [(2, 3, 6, 40, 52), (1, 3, 8, 64, 64), (2, 3, 1, 9, 9), (1, 3, 3, 16, 48)])
+@pytest.mark.parametrize("chunk", [1, 5000, 2**20])
+def test_gradients_are_exact(shape: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, padded, shifted and shrunken windows, however attention is cut for the backward pass."""
+    monkeypatch.setattr("vswin_cli.model.CPU_CHUNK_SCORES", chunk)
+    model, reference = pair()
+    model.double()
+    reference.double().requires_grad_(True)
+    ours, theirs = (clip(*shape).double().requires_grad_(True) for _ in range(2))
+    model(ours).square().sum().backward()
+    reference(theirs).square().sum().backward()
+    expected = {n: p.grad for n, p in reference.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-8)
+
+
+def test_frozen_parts_stay_without_gradients() -> None:
+    model, _ = pair()
+    for table in model.bias_tables():
+        table.requires_grad_(False)
+    model(clip(1, 3, 8, 64, 64)).sum().backward()
+    assert all(t.grad is None for t in model.bias_tables())
+    assert model.patch_embed.proj.weight.grad is not None
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_gradients_in_half_precision(enabled: bool, inside: bool) -> None:
+    """bfloat16 autocast; backward within it or, as it should be, after it."""
     gradients = []
-    for enabled in (False, True):
+    for half in (False, True):
         model, _ = pair()
         model.set_grad_checkpointing(enabled)
-        model.train()
-        model(clip(1, 3, 8, 64, 64)).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(clip(2, 3, 6, 40, 52)).float().square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert gradients[1].dtype == torch.float32
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.05
+
+
+@pytest.mark.parametrize("rows", [1, 100, 2**13])
+def test_grad_checkpointing_changes_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stochastic depth, whose choices must be the same when a block is computed anew."""
+    monkeypatch.setattr("vswin_cli.model.CHECKPOINT_ROWS", rows)
+    gradients = []
+    for enabled in (False, True):
+        reference = pair()[0]
+        model = VideoSwin(reference.config, drop_path=0.5)
+        model.load_state_dict(reference.state_dict())
+        model.set_grad_checkpointing(enabled)
+        model.double().train()
+        torch.manual_seed(0)
+        model(clip(3, 3, 4, 30, 36).double()).sum().backward()
         gradients.append([p.grad for p in model.parameters()])
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_drop_path_rises_linearly_and_works_in_training_only() -> None:
