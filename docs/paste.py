@@ -14,12 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-from vswin_cli.checkpoints.files import save_native
-from vswin_cli.config import PROTOCOLS, ModelConfig
-from vswin_cli.model import VideoSwin
-
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"```console\n(\$ vswin .*)\n(?:.*\n)*?```")
 
@@ -40,29 +34,17 @@ def output_of(command: str, folder: Path) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """The files that README's commands name: clip.mp4, swin_2d.pth, val/, clips/ and named.safetensors."""
+    """The files that README's commands name: clip.mp4, swin_2d.pth, val/ and clips/."""
     sys.path.insert(0, str(ROOT / "examples"))
     import quickstart
 
     quickstart.make_clip(folder / "clip.mp4")
     quickstart.make_checkpoint(folder / "swin_2d.pth")
-    labels = ("cross the picture", "stand still", *(f"class {i}" for i in range(2, 10)))
-    torch.manual_seed(0)
-    model = VideoSwin(ModelConfig(24, (2, 2), (1, 2), num_classes=len(labels)))
-    protocol = PROTOCOLS["k400-4x3"].override(frames=8, size=64)
-    save_native(
-        folder / "named.safetensors",
-        model.state_dict(),
-        model.config,
-        labels=labels,
-        protocol=protocol,
-        source={},
-    )
-    for i, label in enumerate(labels[:2]):
-        place = folder / "val" / label.replace(" ", "_")
+    for name, pan in (("pan_right", 3), ("static", 0)):
+        place = folder / "val" / name
         place.mkdir(parents=True)
         for k in range(3):
-            quickstart.make_clip(place / f"{k}.mp4", frames=20 + 10 * i + k)
+            quickstart.make_clip(place / f"{k}.mp4", frames=40 + k, pan=pan and pan + k)
     for split, count in (("train", 8), ("val", 4)):
         for name, pan in (("slow", 2), ("fast", 12)):
             place = folder / "clips" / split / name

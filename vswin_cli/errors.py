@@ -5,6 +5,7 @@
     ├── OutputError           a file cannot be written, or would be overwritten
     ├── CheckpointError       a weights file cannot be used
     │   ├── UnreadableError   not a checkpoint, damaged, or unsafe to read
+    │   ├── DownloadError     cannot be fetched, or is not the file that it was
     │   ├── DialectError      readable, but not a Swin that we know
     │   └── MismatchError     keys or shapes do not fit the model
     ├── DataError             a data set or its annotations cannot be used
@@ -21,6 +22,17 @@ prints both and exits with ``exit_code``; any other exception is a bug and shows
 
 from __future__ import annotations
 
+MAX_LENGTH = 4000  # of a message; names in a file can be of any length
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that no terminal obeys: messages hold names out of files that strangers made."""
+    if len(text) > MAX_LENGTH:
+        text = f"{text[: MAX_LENGTH // 2]} [...] {text[-MAX_LENGTH // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
 
 class VswinError(Exception):
     """Base of all expected errors: a one-line message and an optional hint."""
@@ -28,9 +40,10 @@ class VswinError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
+        message = printable(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = None if hint is None else printable(hint)
 
     def __reduce__(self) -> tuple[type[VswinError], tuple[str, str | None]]:
         # Errors cross process borders (decoding workers), and the hint must survive that.
@@ -53,6 +66,10 @@ class CheckpointError(VswinError):
 
 class UnreadableError(CheckpointError):
     """The bytes are no checkpoint, are damaged, or are not safe to read."""
+
+
+class DownloadError(CheckpointError):
+    """The file cannot be fetched, or is not the one that was published or used before."""
 
 
 class DialectError(CheckpointError):

@@ -104,7 +104,7 @@ def test_the_file() -> None:
     assert found.labels is not None
     assert set(found.labels) == CLASSES
     assert found.protocol is not None
-    assert found.source["finetuned"]["val_top1"] >= 95
+    assert found.source["from"]["finetuned"]["val_top1"] >= 95
     with pytest.raises(CheckpointError) as caught:
         resolve("camera-motoin")
     assert "camera-motion" in str(caught.value.hint)

@@ -277,7 +277,7 @@ def torchrun(ranks: int, *arguments: object) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_ranks_are_one_with_twice_the_batch(
     data: Path, geometry: Path, tmp_path: Path, accumulate: int
 ) -> None:
@@ -306,6 +306,7 @@ def test_two_ranks_are_one_with_twice_the_batch(
         assert a.get("val_loss", 0) == pytest.approx(b.get("val_loss", 0), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_resume_bit_equal(data: Path, geometry: Path, tmp_path: Path) -> None:
     settings = {**SMALL, "batch_size": 2, "drop_path": 0.2}
     options = [f"--{k.replace('_', '-')}={v}" for k, v in settings.items()]

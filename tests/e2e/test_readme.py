@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HELP = {
     command: CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
-    for command in ("inflate", "predict", "eval", "profile", "finetune")
+    for command in ("inflate", "predict", "eval", "profile", "finetune", "convert", "inspect", "zoo")
 }
 
 

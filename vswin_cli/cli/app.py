@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vswin_cli import __version__
-from vswin_cli.cli import evaluate, finetune, inflate, output, predict, profile
+from vswin_cli.cli import convert, evaluate, finetune, inflate, inspect, output, predict, profile, zoo
 from vswin_cli.errors import VswinError
 
 app = typer.Typer(
@@ -61,6 +61,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate.evaluate,
     "profile": profile.profile,
     "finetune": finetune.finetune,
+    "convert": convert.convert,
+    "inspect": inspect.inspect,
+    "zoo": zoo.zoo,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_bounded(_command))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from vswin_cli.checkpoints.published import DEFAULT
 from vswin_cli.cli import options, output
-from vswin_cli.errors import CheckpointError
+from vswin_cli.cli.weights import bring
 
 if TYPE_CHECKING:
     from vswin_cli.engine.evaluate import Progress
@@ -25,7 +25,7 @@ def evaluate(
     data: Annotated[
         Path, typer.Option(help="Folder of the videos: class folders, or flat with --annotations.")
     ],
-    weights: options.Weights = None,
+    weights: options.WeightsOrDefault = DEFAULT,
     annotations: Annotated[
         Optional[Path],
         typer.Option(help="CSV, list or JSON that labels the videos. README lists the formats."),
@@ -58,16 +58,12 @@ def evaluate(
     ] = None,
     workers: options.Workers = None,
     timeout: options.Timeout = 60.0,
+    insecure: options.Insecure = False,
     json: options.Json = False,
 ) -> None:
     """Multi-view Top-1 and Top-5 by the published protocols. Run it again to go on where it stopped."""
-    if weights is None:
-        raise CheckpointError(
-            "no weights given",
-            f"for example: vswin eval --data {shlex.quote(str(data))} --weights "
-            "swin_tiny_patch244_window877_kinetics400_1k.pth",
-        )
     parsed = options.parse_window(window)
+    bring(weights, insecure)
     from vswin_cli.engine.evaluate import evaluate as run
 
     line = _ProgressLine()
@@ -156,12 +152,21 @@ class _ProgressLine:
 
 def _show(summary: dict[str, Any], out: Path) -> None:
     console = output.out()
+    known = summary["published"] or {}
     rows = [
-        _figure("Top-1", summary["top1"], summary["top1_ci95"], summary["top1_all"]),
-        _figure("Top-5", summary["top5"], summary["top5_ci95"], summary["top5_all"]),
-        _figure("mean class accuracy", summary["mean_class_accuracy"], None, None),
+        _figure("Top-1", summary["top1"], summary["top1_ci95"], summary["top1_all"], known.get("top1")),
+        _figure("Top-5", summary["top5"], summary["top5_ci95"], summary["top5_all"], known.get("top5")),
+        _figure("mean class accuracy", summary["mean_class_accuracy"], None, None, None),
     ]
-    console.print(output.table(("accuracy", "%", "95 % interval", "failures as wrong"), rows, "0111"))
+    columns = ["accuracy", "%", "95 % interval", "failures as wrong", *(["published"] if known else [])]
+    console.print(output.table(columns, [row[: len(columns)] for row in rows], "01111"))
+    if known:
+        console.print(
+            f"published: {known['name']} on {known['data']}"
+            + (f" by {known['protocol']}" if known["protocol"] else ""),
+            markup=False,
+            soft_wrap=True,
+        )
     grids = summary["views"]["grids"]
     console.print("what does each view buy", style="bold")
     console.print(
@@ -193,10 +198,14 @@ def _show(summary: dict[str, Any], out: Path) -> None:
 
 
 def _figure(
-    name: str, value: float | None, interval: list[float] | None, over_all: float | None
-) -> tuple[str, str, str, str]:
+    name: str,
+    value: float | None,
+    interval: list[float] | None,
+    over_all: float | None,
+    published: float | None,
+) -> tuple[str, ...]:
     between = "-" if interval is None else f"{interval[0]:.2f} .. {interval[1]:.2f}"
-    return name, _percent(value), between, _percent(over_all)
+    return name, _percent(value), between, _percent(over_all), _percent(published)
 
 
 def _percent(value: float | None) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from vswin_cli.cli import options, output
+from vswin_cli.cli import options, output, publishing
+from vswin_cli.cli.weights import bring
 
 if TYPE_CHECKING:
     from vswin_cli.engine.finetune import Finetuned, RunInfo, TrainProgress
@@ -96,6 +97,9 @@ def finetune(
     timeout: Annotated[
         Optional[float], typer.Option(min=0.1, help="Seconds that decoding one video may take.")
     ] = None,
+    push: publishing.Push = None,
+    save_dir: publishing.SaveDir = None,
+    insecure: options.Insecure = False,
     json: options.Json = False,
 ) -> None:
     """Train on your videos from 2D or 3D weights, by the paper's recipe. Survives being killed: --resume."""
@@ -139,6 +143,8 @@ def finetune(
         "workers": workers,
         "timeout": timeout,
     }
+    publishing.check(push, save_dir, out, force=False)
+    bring(weights, insecure)
     from vswin_cli.engine.finetune import finetune as run
 
     line = _ProgressLine()
@@ -162,10 +168,11 @@ def finetune(
     from vswin_cli.engine.distributed import place
 
     if place().is_first:
-        if json:
-            output.print_json(result.to_json())
-        else:
+        if not json:
             _show(result)
+        hub = publishing.publish(result.best, push, save_dir, out) if result.complete else {}
+        if json:
+            output.print_json({**result.to_json(), **({"hub": hub} if hub else {})})
     if result.interrupted:
         raise typer.Exit(130)
 

@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from vswin_cli.cli import options, output
+from vswin_cli.cli import options, output, publishing
+from vswin_cli.cli.weights import bring
 
 if TYPE_CHECKING:
     from vswin_cli.engine.load import Inflation, Verification
 
 
 def inflate(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="2D Swin checkpoint of any dialect.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    src: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="2D Swin checkpoint of any dialect: all that --weights takes."),
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write: .safetensors, or as --to needs it.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="DIALECT", help="native, official-3d, mmaction2-3d or torchvision-3d, as convert."
+        ),
+    ] = "native",
     window: Annotated[
         Optional[str],
         typer.Option(metavar="D,H,W", help="Window of the 3D model in tokens. Default: 8 x the file's own."),
@@ -39,10 +51,15 @@ def inflate(
         bool, typer.Option("--verify/--no-verify", help="Compare with the 2D model on a static clip.")
     ] = True,
     force: options.Force = False,
+    push: publishing.Push = None,
+    save_dir: publishing.SaveDir = None,
+    insecure: options.Insecure = False,
     json: options.Json = False,
 ) -> None:
     """Inflate Swin-2D weights to a Video Swin model (paper, section 2.4)."""
     parsed = options.parse_window(window)
+    publishing.check(push, save_dir, out, to=to, force=force)
+    bring(src, insecure)
     from vswin_cli.engine.load import inflate as run
 
     result = run(
@@ -57,11 +74,13 @@ def inflate(
         ignore=ignore or (),
         verify=verify,
         force=force,
+        to=to,
     )
-    if json:
-        output.print_json(result.to_json())
-    else:
+    if not json:
         _show(result)
+    hub = publishing.publish(result.out, push, save_dir, out)
+    if json:
+        output.print_json({**result.to_json(), **({"hub": hub} if hub else {})})
 
 
 def _show(result: Inflation) -> None:
@@ -78,9 +97,10 @@ def _show(result: Inflation) -> None:
         ("keys transformed", str(len(report.transformed))),
         ("keys dropped", str(len(report.dropped))),
         ("static clip", "not verified" if result.verification is None else _verdict(result.verification)),
-        ("output", f"{result.out} ({output.megabytes(result.out_bytes)})"),
+        ("output", f"{result.out} ({result.to}, {output.megabytes(result.out_bytes)})"),
         ("output sha256", result.out_sha256),
     ]
+    rows += [(f"{result.to} cannot hold", lost) for lost in result.unheld]
     if source.note:
         rows.append(("note", source.note))
     console = output.out()

@@ -22,7 +22,14 @@ Ignore = Annotated[
         metavar="PATTERN", help="Allow unexpected keys that match, for example 'neck.*'. Repeatable."
     ),
 ]
-Weights = Annotated[Optional[str], typer.Option("--weights", "-w", help="Checkpoint of any Swin dialect.")]
+_WEIGHTS = (
+    "Checkpoint of any Swin dialect: a path, a name that vswin zoo lists, hf:user/repo or an https URL."
+)
+Weights = Annotated[Optional[str], typer.Option("--weights", "-w", metavar="REF", help=_WEIGHTS)]
+WeightsOrDefault = Annotated[
+    str, typer.Option("--weights", "-w", metavar="REF", help=_WEIGHTS, envvar="VSWIN_WEIGHTS")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow weights to come over http.")]
 Protocol = Annotated[
     Optional[str],
     typer.Option(help="k400-4x3, ssv2-1x3, torchvision-12x1 or mmaction2-4x3. Default: the checkpoint's."),

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vswin_cli.errors import VswinError
+from vswin_cli.errors import VswinError, printable
 
 BAR = 24
 
@@ -39,7 +39,7 @@ def err() -> Console:
 
 def say(message: str) -> None:
     """One line of talk, on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(message))
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(printable(message)))
 
 
 def print_json(data: Any) -> None:
@@ -67,7 +67,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: str = ""
             escape(column), justify="right" if right[i : i + 1] == "1" else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*(escape(cell) for cell in row))
+        made.add_row(*(escape(printable(cell)) for cell in row))
     return made
 
 

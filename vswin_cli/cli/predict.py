@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vswin_cli.checkpoints.published import DEFAULT
 from vswin_cli.cli import options, output
-from vswin_cli.errors import CheckpointError, VideoError
+from vswin_cli.cli.weights import bring
+from vswin_cli.errors import VideoError
 
 if TYPE_CHECKING:
     from vswin_cli.engine.predict import VideoPrediction
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict(
     videos: Annotated[list[str], typer.Argument(metavar="VIDEO...", help="Videos, folders or globs.")],
-    weights: options.Weights = None,
+    weights: options.WeightsOrDefault = DEFAULT,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     protocol: options.Protocol = None,
     views: options.Views = None,
@@ -32,15 +33,10 @@ def predict(
     dtype: options.Dtype = "fp32",
     timeout: options.Timeout = 60.0,
     workers: options.Workers = None,
+    insecure: options.Insecure = False,
     json: options.Json = False,
 ) -> None:
     """Name the most probable classes of one video, or many."""
-    if weights is None:
-        raise CheckpointError(
-            "no weights given",
-            f"for example: vswin predict {shlex.quote(videos[0])} --weights "
-            "swin_tiny_patch244_window877_kinetics400_1k.pth",
-        )
     parsed = options.parse_window(window)
     from vswin_cli.video.files import find_videos
 
@@ -48,6 +44,7 @@ def predict(
     paths = find_videos(videos, missing)
     if not paths:
         raise next(iter(missing.values()))
+    bring(weights, insecure)
     from vswin_cli.engine.predict import Predictor, VideoPrediction
 
     predictor = Predictor(

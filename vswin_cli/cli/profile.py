@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from vswin_cli.cli import options, output
+from vswin_cli.cli.weights import bring
 from vswin_cli.config import VARIANTS
 from vswin_cli.errors import UsageError
 
@@ -28,12 +29,14 @@ def profile(
         bool, typer.Option("--latency/--no-latency", help="Time forwards, or only count.")
     ] = True,
     runs: Annotated[int, typer.Option(min=1, help="Timed forwards, after one warm-up.")] = 5,
+    insecure: options.Insecure = False,
     json: options.Json = False,
 ) -> None:
     """Parameters, multiply-adds, latency and memory of a variant or a checkpoint."""
     if variant is not None and weights is not None:
         raise UsageError("--variant and --weights exclude each other")
     parsed = options.parse_window(window)
+    bring(weights, insecure)
     from vswin_cli.engine.profiling import CONVENTION
     from vswin_cli.engine.profiling import profile as run
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vswin_cli.checkpoints.files import atomic_file
+from vswin_cli.checkpoints.zoo import published_as
 from vswin_cli.engine.device import device_of_rank
 from vswin_cli.engine.distributed import Place, place
 from vswin_cli.engine.inference import average, prepared_ahead
@@ -342,6 +343,7 @@ def summarize(rows: Sequence[Row], dataset: Dataset, predictor: Predictor) -> di
         "mean_class_accuracy": round(100 * math.fsum(means) / len(means), 6) if means else None,
         "top1_all": _percent(hits1, len(rows)),
         "top5_all": _percent(hits5, len(rows)) if five else None,
+        "published": published_accuracy(predictor.source),
         "n_videos": len(dataset.items),
         "n_evaluated": len(good),
         "n_failed": len(failed),
@@ -367,6 +369,20 @@ def summarize(rows: Sequence[Row], dataset: Dataset, predictor: Predictor) -> di
         "dtype": predictor.dtype,
         "engine": ENGINE,
         "versions": versions(),
+    }
+
+
+def published_accuracy(source: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the zoo knows of the weights' accuracy, by their file name and SHA-256; None if nothing."""
+    entry = published_as(source["name"], source["sha256"])
+    if entry is None or entry.top1 is None:
+        return None
+    return {
+        "top1": entry.top1,
+        "top5": entry.top5,
+        "name": entry.name,
+        "data": entry.data,
+        "protocol": entry.protocol,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vswin_cli.checkpoints.dialects import dialect_named
+from vswin_cli.checkpoints.export import Content, check_suffix, plan_target, unheld, write
 from vswin_cli.checkpoints.files import (
     Checkpoint,
     Report,
     check_writable,
     files_of,
     load_checkpoint,
-    save_native,
     sha256_of,
 )
 from vswin_cli.checkpoints.inflate import BiasInit, PatchInit, inflate_state, inflated_config
@@ -37,21 +38,19 @@ STATIC_TOLERANCE = 1e-5
 def guess_protocol(checkpoint: Checkpoint) -> ViewProtocol | None:
     """The views that a checkpoint was published with; None for a 2D model.
 
-    Its own metadata first; else torchvision's protocol for its dialect, one uniform clip for
-    window (16, 7, 7) with 174 classes (Something-Something v2), the official 4x3 for the rest.
+    Its own metadata first; else :func:`protocol_for`.
     """
-    config = checkpoint.config
-    if config.is_2d:
+    if checkpoint.config.is_2d:
         return None
-    if checkpoint.protocol is not None:
-        return checkpoint.protocol
-    if checkpoint.dialect == "torchvision-3d":
+    return checkpoint.protocol or protocol_for(checkpoint.config, checkpoint.dialect)
+
+
+def protocol_for(config: ModelConfig, dialect: str = "official-3d") -> ViewProtocol:
+    """The protocol of a 3D geometry: torchvision's own for its dialect; else one uniform clip for window
+    (16, 7, 7) with 174 classes (Something-Something v2), the official 4x3 for the rest; 384 pixels where
+    the window is 12 wide."""
+    if dialect == "torchvision-3d":
         return PROTOCOLS["torchvision-12x1"]
-    return protocol_for(config)
-
-
-def protocol_for(config: ModelConfig) -> ViewProtocol:
-    """The official protocol of a 3D geometry: 384 pixels where the window is 12 wide."""
     ssv2 = config.window == (16, 7, 7) and config.num_classes == 174
     protocol = PROTOCOLS["ssv2-1x3" if ssv2 else "k400-4x3"]
     return protocol.override(size=384) if config.window[1:] == (12, 12) else protocol
@@ -140,6 +139,8 @@ class Inflation:
     out: Path
     out_bytes: int
     out_sha256: str
+    to: str
+    unheld: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of `vswin inflate --json` (keys of DESIGN.md)."""
@@ -159,6 +160,8 @@ class Inflation:
             "out": str(self.out),
             "bytes": self.out_bytes,
             "sha256": self.out_sha256,
+            "to": self.to,
+            "not_held": list(self.unheld),
             "note": self.source.note,
         }
 
@@ -176,18 +179,16 @@ def inflate(
     ignore: Sequence[str] = (),
     verify: bool = True,
     force: bool = False,
+    to: str = "native",
 ) -> Inflation:
     """Write the 3D model that a 2D checkpoint inflates to (paper, section 2.4).
 
-    ``window`` is in tokens (frames, height, width) of the 3D model. Raises CheckpointError (a 3D
-    file among them), OutputError, and MismatchError where the proof fails.
+    ``window`` is in tokens (frames, height, width) of the 3D model; ``to`` is the dialect of the file.
+    Raises CheckpointError (a 3D file among them), OutputError, and MismatchError where the proof fails.
     """
     path, out = resolve(src), Path(out)
     check_writable(out, force, files_of(path))
-    if out.suffix != ".safetensors":
-        raise UsageError(
-            f"{out}: inflate writes safetensors", f"name it {out.with_suffix('.safetensors').name}"
-        )
+    check_suffix(out, dialect_named(to))
     if patch_frames < 1 or (window is not None and min(window) < 1):
         raise UsageError("window and patch frames are at least 1")
     source = load_checkpoint(path, dialect=dialect, ignore=ignore)
@@ -200,6 +201,7 @@ def inflate(
     target = inflated_config(source.config, window, patch_frames)
     if head == "drop":
         target = replace(target, num_classes=0)
+    destination = plan_target(out, to, target, None, force)
     state, changed = inflate_state(
         source.state,
         source.config,
@@ -220,22 +222,26 @@ def inflate(
             )
     labels = source.labels if target.num_classes else None
     protocol = protocol_for(target)
-    save_native(
-        out,
-        state,
-        target,
-        labels=labels,
-        protocol=protocol,
-        source={
-            "name": path.name,
-            "dialect": source.dialect,
-            "sha256": source.sha256,
-            "inflated": {"patch_init": patch_init, "bias_init": bias_init, "head": head},
-        },
-        report=report.to_json(),
-    )
+    origin = {
+        "name": path.name,
+        "dialect": source.dialect,
+        "sha256": source.sha256,
+        "inflated": {"patch_init": patch_init, "bias_init": bias_init, "head": head},
+    }
+    content = Content(target, labels, protocol, origin, report.to_json())
+    write(state, content, destination)
     return Inflation(
-        source, target, labels, protocol, report, verification, out, out.stat().st_size, sha256_of(out)
+        source,
+        target,
+        labels,
+        protocol,
+        report,
+        verification,
+        out,
+        out.stat().st_size,
+        sha256_of(out),
+        to,
+        unheld(destination, content, protocol_for(target, to)),
     )
 
 
@@ -291,8 +297,8 @@ def verify_inflation(
     frames = 2 * target.window[0] * target.patch[0]
     image = torch.randn(1, 3, 1, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), prompt_memory():
-        still = _features(config, source.state, image)[:, 0]
-        moving = _features(target, state, image.expand(-1, -1, frames, -1, -1))
+        still = features_of(config, source.state, image)[:, 0]
+        moving = features_of(target, state, image.expand(-1, -1, frames, -1, -1))
         largest = float(still.abs().max())
         difference = float((moving - still[:, None]).abs().max())
     return Verification(
@@ -305,9 +311,12 @@ def verify_inflation(
     )
 
 
-def _features(config: ModelConfig, state: dict[str, Tensor], clip: Tensor) -> Tensor:
-    """Features in float32. Each part of the model gets its weights when it runs and gives them back, so
-    that a float16 file is never held as float32 in whole; float32 tensors are used as they are."""
+def features_of(config: ModelConfig, state: Mapping[str, Tensor], clip: Tensor) -> Tensor:
+    """Features (1, T', H', W', C) of a clip (1, 3, T, H, W), in float32.
+
+    Each part of the model gets its weights when it runs and gives them back, so that a float16 file is
+    never held as float32 in whole; float32 tensors are used as they are.
+    """
     with torch.device("meta"):
         model = VideoSwin(replace(config, num_classes=0), cache_bytes=0).eval()
 

@@ -28,12 +28,11 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vswin_cli.checkpoints.files import atomic_file
+from vswin_cli.checkpoints.files import TRAINING_KEY, atomic_file
 from vswin_cli.engine.runlog import read_json, write_json
 from vswin_cli.errors import OutputError
 
 SCHEMA = 1
-_KEY = "vswin-training"
 
 
 class RunDir:
@@ -158,7 +157,9 @@ def save_state(
     with atomic_file(path) as temporary:
         try:
             save_file(
-                {k: v.contiguous() for k, v in tensors.items()}, temporary, {_KEY: json.dumps(dict(facts))}
+                {k: v.contiguous() for k, v in tensors.items()},
+                temporary,
+                {TRAINING_KEY: json.dumps(dict(facts))},
             )
         except safetensors.SafetensorError as error:
             raise OutputError(
@@ -172,7 +173,7 @@ def load_state(
     """Put a saved state back, and give its facts. Raises OutputError where it does not fit."""
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            facts: dict[str, Any] = json.loads((file.metadata() or {})[TRAINING_KEY])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         model.load_state_dict(weights, strict=True)
