@@ -10,6 +10,7 @@ Every file stands in FOLDER/ground while it is read, and is left there where the
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import io
@@ -438,6 +439,8 @@ def main(folder: Path, seed: int, first: int, count: int) -> int:
         warm[visit(path)] += 1
         path.unlink()
     assert warm["read"] >= 8, warm
+    for codec in ("ascii", "latin-1", "raw_unicode_escape"):
+        codecs.lookup(codec)  # pickle's own decoding, of which Python imports each when it first meets it
     addresses, resident = status_mb("VmPeak"), status_mb("VmHWM")
     # Far above what is allowed, so that a greedy reader is seen and not saved by an error of the allocator.
     limit = int(addresses + 8 * MEMORY_MB) * 2**20

@@ -22,6 +22,10 @@ prints both and exits with ``exit_code``; any other exception is a bug and shows
 
 from __future__ import annotations
 
+from unicodedata import category
+
+_OBEYED = ("Cc", "Cs", "Cn", "Zl", "Zp")  # controls, lone surrogates, unassigned, line and paragraph ends
+_REVERSING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 MAX_LENGTH = 4000  # of a message; names in a file can be of any length
 
 
@@ -31,7 +35,7 @@ def printable(text: str) -> str:
         text = f"{text[: MAX_LENGTH // 2]} [...] {text[-MAX_LENGTH // 2 :]}"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(ascii(c)[1:-1] if category(c) in _OBEYED or c in _REVERSING else c for c in text)
 
 
 class VswinError(Exception):

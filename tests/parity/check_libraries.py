@@ -101,7 +101,9 @@ class Recognizer(nn.Module):
 
 def transformers_2d(folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     from transformers import SwinForImageClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     model, info = SwinForImageClassification.from_pretrained(
         folder, output_loading_info=True, local_files_only=True
     )

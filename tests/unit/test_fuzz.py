@@ -18,7 +18,7 @@ from tests import hostile
 from tests.parity import writers
 from vswin_cli.checkpoints.files import load_checkpoint
 from vswin_cli.checkpoints.raw import read_file
-from vswin_cli.errors import MismatchError, UnreadableError
+from vswin_cli.errors import MismatchError, UnreadableError, printable
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 2
@@ -143,6 +143,7 @@ def test_names_from_a_file_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     with pytest.raises(MismatchError) as caught:
         load_checkpoint(tmp_path / "m.pth")
     assert "a\\nb\\x1b[2J\\u202e.cxxx" in caught.value.message
+    assert printable("東京\u3000 é\u00a0🧑\u200d🚀.mp4") == "東京\u3000 é\u00a0🧑\u200d🚀.mp4"
     assert caught.value.message.isprintable()
     assert str(caught.value.hint).isprintable()
     assert len(caught.value.message) < 5000

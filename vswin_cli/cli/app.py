@@ -14,7 +14,7 @@ from vswin_cli.errors import VswinError
 
 app = typer.Typer(
     name="vswin",
-    help="Video Swin Transformers: inflate, predict, evaluate, profile, finetune.",
+    help="Video Swin Transformers: inflate, predict, evaluate, profile, finetune, convert.",
     no_args_is_help=True,
     add_completion=False,
     # A bug shows Python's own traceback: complete, and without the values of local variables.

@@ -55,7 +55,8 @@ def _expand(argument: str) -> Iterable[Path]:
             return _in_folder(path)
         exists = os.path.lexists(path)
     except (OSError, ValueError) as error:
-        raise VideoError(f"{argument!r} cannot be a file name: {error}", "check the path") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise VideoError(f"{argument[:100]!r} cannot be a file name: {reason}", "check the path") from error
     if exists:
         return [path]
     if glob.has_magic(argument):
