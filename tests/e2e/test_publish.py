@@ -106,6 +106,17 @@ def test_wrong_names_and_folders(weights: Path, tmp_path: Path) -> None:
         check_folder(weights, False)
 
 
+def test_the_folder_is_not_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vswin_cli.cli.publishing import _folder, check
+
+    with pytest.raises(UsageError, match="is the output itself"):
+        check(None, tmp_path / "run", tmp_path / "run", force=False)
+    assert _folder(None, tmp_path / "lr0.001") == tmp_path / "lr0.001-hub"
+    assert _folder(None, tmp_path / "a.safetensors") == tmp_path / "a-hub"
+    monkeypatch.chdir(tmp_path)
+    assert _folder(None, Path()) == tmp_path.with_name(f"{tmp_path.name}-hub")
+
+
 def vswin(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vswin_cli", *map(str, arguments)],

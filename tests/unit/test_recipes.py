@@ -95,9 +95,19 @@ def test_learning_rate_is_scaled_with_the_batch() -> None:
 def test_a_resumed_run_keeps_its_clips_per_step() -> None:
     start = Start(SMALL, {"x": torch.zeros(1)}, None, {})
     recipe = resolve_recipe(Settings("d", batch_size=16), start, 32, world=4)
-    assert recipe.batch_size == 8
+    assert (recipe.batch_size, recipe.accumulate) == (8, 1)
+    recipe = resolve_recipe(
+        Settings("d", batch_size=2), start, 32, world=4
+    )  # memory ran out: smaller forwards
+    assert (recipe.batch_size, recipe.accumulate) == (2, 4)
     with pytest.raises(UsageError, match="32 clips a step, which 3 ranks"):
         resolve_recipe(Settings("d"), start, 32, world=3)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_torch_cannot_take(seed: int) -> None:
+    with pytest.raises(UsageError, match="--seed"):
+        Settings("d", seed=seed)
 
 
 def test_random_weights_are_not_trained_gently() -> None:
@@ -193,7 +203,18 @@ def test_a_step_has_the_same_videos_for_any_number_of_ranks() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pan left", "Turning_Right", "roll counter-clockwise", "moving left-to-right", "leftwards"]
+    "name",
+    [
+        "pan left",
+        "Turning_Right",
+        "roll counter-clockwise",
+        "moving left-to-right",
+        "leftwards",
+        "turn-left",
+        "TurnLeft",
+        "Swiping-Right",
+        "ANTICLOCKWISE",
+    ],
 )
 def test_flips_are_refused_where_names_speak_of_sides(name: str) -> None:
     labels = ("static", name)
@@ -201,4 +222,4 @@ def test_flips_are_refused_where_names_speak_of_sides(name: str) -> None:
         refuse_flips(labels, RECIPES["k400"], False)
     refuse_flips(labels, RECIPES["k400"], True)
     refuse_flips(labels, RECIPES["ssv2"], False)  # which does not flip
-    refuse_flips(("bright light", "copyright", "clock"), RECIPES["k400"], False)
+    refuse_flips(("bright light", "copyright", "clock", "Upright", "cleft lip"), RECIPES["k400"], False)

@@ -79,10 +79,16 @@ def test_numbered_lists(tmp_path: Path) -> None:
     assert named.labels == ("a", "b", "c", "d")
     with pytest.raises(DataError, match="numbers 3 classes, but only 2 names"):
         find_splits(root, train, val, names=("a", "b"))
-    kept = find_splits(root, train, val, known=("p", "q", "r"))  # as many: a list of the same data set
-    assert kept.same_classes
-    assert kept.labels == ("p", "q", "r")
-    assert not find_splits(root, train, val, known=("p", "q")).same_classes
+    # As many classes are no proof that they are the same: they keep their numbers, and a note says so.
+    other = find_splits(root, train, val, known=("p", "q", "r"))
+    assert (other.labels, other.same_classes) == (("class 0", "class 1", "class 2"), False)
+    assert "--labels" in other.notes[0]
+    kept = find_splits(root, train, val, names=("P", "q", "r"), known=("p", "q", "r"))
+    assert (kept.labels, kept.same_classes, kept.notes) == (("p", "q", "r"), True, ())
+    # Numbers follow the list's own order, never the checkpoint's.
+    swapped = find_splits(root, train, val, names=("q", "p", "r"), known=("p", "q", "r"))
+    assert (swapped.labels, swapped.same_classes) == (("q", "p", "r"), False)
+    assert [i.label for i in swapped.train.items] == [0, 2]
     late = write(tmp_path / "late.txt", "x/3.mp4 3")
     with pytest.raises(DataError, match=r"outside 0\.\.2"):
         find_splits(root, train, late)

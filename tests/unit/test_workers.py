@@ -155,6 +155,17 @@ def test_a_crash_costs_only_its_own_video(pool: DecodePool, video: Path) -> None
 
 
 @posix
+def test_an_orderly_end_of_the_whole_group_costs_no_video(pool: DecodePool) -> None:
+    """timeout, systemd and SLURM signal the decoders, too; only their parent decides."""
+    pid = pool.call(process_id).result()
+    waiting = pool.call(sleep, 0.5)
+    time.sleep(0.1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pid, number)
+    assert waiting.result() == 0.5
+
+
+@posix
 def test_a_death_while_sending_costs_only_its_own_video(pool: DecodePool, video: Path) -> None:
     with pytest.raises(WorkerError, match=r"SIGKILL \(out of memory\?\)"):
         pool.call(crash_while_sending).result(timeout=20)

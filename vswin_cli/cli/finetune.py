@@ -161,7 +161,8 @@ def finetune(
         )
     except KeyboardInterrupt:
         line.end()
-        output.say(f"go on from the last saved state: vswin finetune --out {out} --resume")
+        if (out / "config.json").exists():
+            output.say(f"go on from the last saved state: vswin finetune --out {out} --resume")
         raise
     finally:
         line.end()

@@ -29,7 +29,10 @@ def check(push: str | None, save_dir: Path | None, out: Path, *, to: str = "nati
 
     if push is not None:
         check_repo(push)
-    check_folder(_folder(save_dir, out), force)
+    folder = _folder(save_dir, out)
+    if folder.resolve() == out.resolve():
+        raise UsageError(f"--save-dir {folder} is the output itself", "name another folder")
+    check_folder(folder, force)
 
 
 def publish(checkpoint: Path, push: str | None, save_dir: Path | None, out: Path) -> dict[str, Any]:
@@ -50,4 +53,7 @@ def publish(checkpoint: Path, push: str | None, save_dir: Path | None, out: Path
 
 
 def _folder(save_dir: Path | None, out: Path) -> Path:
-    return save_dir if save_dir is not None else out.with_name(f"{out.stem}-hub")
+    if save_dir is not None:
+        return save_dir
+    path = out.resolve()  # '.' has no name of its own
+    return path.with_name(path.name.removesuffix(".safetensors") + "-hub")

@@ -39,7 +39,12 @@ def choose_device(name: str = "auto") -> torch.device:
 def device_of_rank(name: str, local_rank: int, local_world: int) -> str:
     """Each rank its own accelerator, where several run on this machine."""
     if local_world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{local_rank % torch.cuda.device_count()}"
+        if local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"{local_world} processes on a machine with {torch.cuda.device_count()} GPUs",
+                f"--nproc-per-node {torch.cuda.device_count()}",
+            )
+        return f"cuda:{local_rank}"
     return name
 
 

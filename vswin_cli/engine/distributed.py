@@ -62,7 +62,7 @@ def process_group(here: Place, device: torch.device) -> Iterator[None]:
         return
     import torch.distributed
 
-    if device.type == "cuda":
+    if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

@@ -50,13 +50,15 @@ from vswin_cli.engine.settings import (
 )
 from vswin_cli.engine.start import Start, start_from_nothing, start_from_weights, training_model
 from vswin_cli.engine.validation import Validation, validate
-from vswin_cli.errors import DataError, ModelOutputError, UsageError
+from vswin_cli.errors import DataError, ModelOutputError, UsageError, VideoError, VswinError
 from vswin_cli.video.dataset import Item, Splits, find_splits
 from vswin_cli.video.workers import DecodePool
 
 #: A training set may hold this share of videos that cannot be read.
 UNREADABLE_SHARE = 0.05
 SAVE_SECONDS = 600.0  # between two saved states within an epoch
+SAVE_BEFORE_VALIDATION = 30.0  # seconds of training that are worth it
+STOP_SECONDS = 25  # a rank that is told to end, and cannot, waits for another one that is gone
 LOGS_PER_EPOCH = 50
 #: Training workers import torch, so they are replaced less often than those that only decode.
 TASKS_PER_WORKER = 5000
@@ -174,9 +176,15 @@ def finetune(
     with ExitStack() as stack:
         stack.enter_context(process_group(here, device))
         run = RunDir(folder, resume)
+        refused: VswinError | None = None
         if here.is_first:
-            stack.enter_context(run)
-        gather(None, here)  # the folder is ours before any rank goes on
+            try:
+                stack.enter_context(run)
+            except VswinError as error:
+                refused = error
+        # The folder is ours before any rank goes on; if it is not, no rank waits for another.
+        for refusal in filter(None, gather(refused, here)):
+            raise refusal
         trainer = Trainer(asked, run, here, device, resume)
         return trainer.fit(progress, started, max_steps)
 
@@ -201,11 +209,11 @@ class Trainer:
         self.recipe = resolve_recipe(asked, start, stored.get("clips_per_step"), here.world)
         refuse_flips(self.splits.labels, self.recipe, asked.force_flip)
         self.protocol = protocol_of_recipe(self.recipe, asked.views)
-        self.val_protocol = self.protocol.override(
-            views="1x" + asked.val_views.partition("x")[2]
-            if self.protocol.sampling == "uniform"
-            else asked.val_views
-        )
+        try:
+            self.val_protocol = self.protocol.override(views=asked.val_views)
+        except UsageError as error:
+            hint = (error.hint or "for example --val-views 1x1").replace("--views", "--val-views")
+            raise UsageError(error.message.replace("--views", "--val-views"), hint) from error
         recipe, train = self.recipe, self.splits.train.items
         self.plan = Plan(len(train), recipe.batch_size, recipe.accumulate, here.world, asked.seed)
         self.model = training_model(start, self.splits.labels, self.keeps_head, recipe, asked.seed)
@@ -233,9 +241,10 @@ class Trainer:
             self._restore(stored)
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
-        for name in ("train_sha256", "val_sha256", "labels", "model"):
+        others = {"labels": "classes", "model": "model", "start": "starting weights"}
+        for name in ("train_sha256", "val_sha256", *others):
             if stored.get(name) != json.loads(json.dumps(self.config[name])):
-                what = {"labels": "classes", "model": "model"}.get(name, f"{name[:-7]} videos")
+                what = others.get(name, f"{name[:-7]} videos")
                 raise DataError(
                     f"the run in {self.run.folder} had other {what} than there are now",
                     "put the data back as it was, or start another run with another --out",
@@ -246,6 +255,8 @@ class Trainer:
                 self.state = TrainState(**facts)
             except TypeError as error:
                 raise UsageError(f"{self.run.last}: the state of another version of vswin") from error
+        if self._too_many_unreadable():  # the run stopped at that; it goes on because they were repaired
+            self.state.unreadable = {}
         if self.here.is_first:
             self.run.cut(self.run.metrics, self.state.done)
             self.run.cut(self.run.unreadable, self.state.done)
@@ -272,9 +283,17 @@ class Trainer:
             if self.here.is_first and not self.resume:
                 self.run.write_config(self.config)
             ahead = 2 * self.recipe.batch_size + self.workers
-            feeder = Feeder(pool, self.splits.train.items, self.recipe.augmentation, plan, ahead)
+            items = self.splits.train.items
+            feeder = Feeder(pool, items, self.recipe.augmentation, plan, ahead)
+            # What could not be read before a resume is not tried again: the same clips as without it.
+            known = {i: self.state.unreadable.get(item.id) for i, item in enumerate(items)}
+            feeder.bad |= {i: VideoError(text) for i, text in known.items() if text is not None}
             saved = time.monotonic()
-            with _stop_requests() as stop:
+            with _stop_requests(self.here) as stop:
+                if state.step == plan.steps_per_epoch:  # stopped between an epoch and its validation
+                    self._freeze_for(state.epoch)
+                    self._end_epoch(pool)
+                    self._save()
                 for epoch, step, forwards in feeder.steps(
                     state.epoch, state.step, self.recipe.epochs, self.here.rank
                 ):
@@ -290,16 +309,19 @@ class Trainer:
                     if progress is not None and self.here.is_first:
                         progress(self._progress(loss, factor, speed, total))
                     ended = state.step == plan.steps_per_epoch
-                    if ended:
+                    enough = max_steps is not None and state.done - first >= max_steps
+                    asked_to_stop = self._agree(stop.is_set())
+                    every = self.asked.save_every
+                    waited = time.monotonic() - saved
+                    if ended and not asked_to_stop:
+                        if every or waited > SAVE_BEFORE_VALIDATION:
+                            self._save()
                         if progress is not None and self.here.is_first:
                             progress(replace(self._progress(loss, factor, speed, total), phase="validation"))
                         self._end_epoch(pool)
                         speed.pause()
-                    asked_to_stop = self._agree(stop.is_set())
-                    enough = max_steps is not None and state.done - first >= max_steps
-                    every = self.asked.save_every
-                    due = state.done % every == 0 if every else time.monotonic() - saved > SAVE_SECONDS
-                    if ended or enough or asked_to_stop or self._agree(due):
+                    due = state.done % every == 0 if every else waited > SAVE_SECONDS
+                    if ended or enough or asked_to_stop or due:
                         self._save()
                         saved = time.monotonic()
                     if asked_to_stop or (enough and state.done < total):
@@ -307,7 +329,7 @@ class Trainer:
         return Finetuned(
             out=self.run.folder,
             best=self.run.best,
-            complete=state.done >= total,
+            complete=state.done >= total and state.epoch == self.recipe.epochs,
             epochs=state.done / plan.steps_per_epoch,
             steps=state.done,
             best_top1=state.best_top1,
@@ -417,13 +439,17 @@ class Trainer:
                 row = {"step": self.state.done + 1, "id": name, "error": message}
                 self.run.append(self.run.unreadable, row)
         count, total = len(self.state.unreadable), len(self.splits.train.items)
-        if count > UNREADABLE_SHARE * total:
+        if self._too_many_unreadable():
+            self._save()
             first = "; ".join(list(self.state.unreadable.values())[:3])
             raise DataError(
                 f"{count} of {total} training videos cannot be read, more than "
                 f"{UNREADABLE_SHARE:.0%}: {first}",
-                f"all are listed in {self.run.unreadable}; repair or remove them, then start again",
+                f"all are listed in {self.run.unreadable}; put good files in their places, then --resume",
             )
+
+    def _too_many_unreadable(self) -> bool:
+        return len(self.state.unreadable) > UNREADABLE_SHARE * len(self.splits.train.items)
 
     def _log(self, factor: float) -> None:
         """A line in metrics.jsonl, some fifty times an epoch."""
@@ -551,7 +577,7 @@ class Trainer:
             amp=self.asked.amp,
             workers=self.workers,
             done_steps=self.state.done,
-            notes=(*self.start.notes, *dataset_notes),
+            notes=(*self.start.notes, *self.splits.notes, *dataset_notes),
         )
 
 
@@ -574,7 +600,7 @@ class _Speed:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stop_requests(here: Place) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C or SIGTERM sets, so that a step is finished and the state saved; the
     second one interrupts at once."""
     event = threading.Event()
@@ -586,11 +612,15 @@ def _stop_requests() -> Iterator[threading.Event]:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
+        if here.world > 1 and hasattr(signal, "alarm"):
+            signal.alarm(STOP_SECONDS)
 
     old = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
+        if here.world > 1 and hasattr(signal, "alarm"):
+            signal.alarm(0)
         for number, handler in old.items():
             signal.signal(number, handler)
 

@@ -111,7 +111,10 @@ class RunDir:
 
 def read_run_config(folder: Path) -> dict[str, Any]:
     """The config.json of a run. Raises OutputError where there is none."""
-    found = read_json(folder / "config.json")
+    try:
+        found = read_json(folder / "config.json")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read ({error.strerror or error})", "check --out") from error
     if not isinstance(found, dict):
         raise OutputError(
             f"{folder} holds no training run to go on with (no readable config.json)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from vswin_cli.config import PROTOCOLS, TrainRecipe, ViewProtocol, Window, recip
 from vswin_cli.engine.rundir import read_run_config
 from vswin_cli.engine.start import Start
 from vswin_cli.errors import DataError, UsageError
-from vswin_cli.video.dataset import normalise
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Settings:
             raise UsageError(f"unknown --amp {self.amp!r}", "off or bf16")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers must be at least 1, not {self.workers}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be from 0 to 2^63 - 1, not {self.seed}")
         if self.save_every is not None and self.save_every < 1:
             raise UsageError(f"--save-every must be at least 1, not {self.save_every}")
 
@@ -96,7 +98,7 @@ def new_settings(given: Mapping[str, Any]) -> Settings:
 
 def settings_of_run(folder: Path, given: Mapping[str, Any]) -> Settings:
     """The settings in a run's folder; raises UsageError where what is given now differs."""
-    stored = read_run_config(folder)["settings"]
+    stored = read_run_config(folder).get("settings")
     known = {f.name for f in fields(Settings)}
     if not isinstance(stored, dict) or not set(stored) <= known:
         raise UsageError(f"{folder}: its config.json is not one of this version's")
@@ -133,25 +135,32 @@ def resolve_recipe(asked: Settings, start: Start, clips_per_step: int | None, wo
     recipe.frozen_stages(len(start.config.depths))
     per_step = recipe.batch_size * recipe.accumulate * world
     if clips_per_step is not None and per_step != clips_per_step:
-        per_rank, left = divmod(clips_per_step, world * recipe.accumulate)
-        if left:
+        forwards, left = divmod(clips_per_step, recipe.batch_size * world)
+        per_rank, left_by_forwards = divmod(clips_per_step, recipe.accumulate * world)
+        if not left:
+            recipe = replace(recipe, accumulate=forwards)
+        elif not left_by_forwards:
+            recipe = replace(recipe, batch_size=per_rank)
+        else:
             raise UsageError(
-                f"the run takes {clips_per_step} clips a step, which {world} ranks x {recipe.accumulate} "
-                "forwards cannot share evenly",
-                "resume with another number of ranks, or give --accumulate",
+                f"the run takes {clips_per_step} clips a step, which {world} ranks with {recipe.batch_size} "
+                f"clips x {recipe.accumulate} forwards each cannot make",
+                "resume with another number of ranks, or give --batch-size and --accumulate",
             )
-        recipe, per_step = replace(recipe, batch_size=per_rank), clips_per_step
+        per_step = clips_per_step
     lr = asked.lr if asked.lr is not None else recipe.lr * per_step / recipe.reference_batch
     return replace(recipe, lr=lr, reference_batch=per_step)
 
 
+def speaks_of_sides(name: str) -> bool:
+    """Whether left, right or clockwise is in a class name: 'pan left', 'TurnLeft', 'counter-clockwise'."""
+    words = [*re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name), *name.split()]
+    return any(w.startswith(("left", "right")) or "clockwise" in w for w in map(str.casefold, words))
+
+
 def refuse_flips(labels: Sequence[str], recipe: TrainRecipe, force: bool) -> None:
     """Raise DataError where clips would be mirrored although class names speak of sides."""
-    sided = [
-        name
-        for name in labels
-        if any(w.startswith(("left", "right")) or "clockwise" in w for w in normalise(name).split())
-    ]
+    sided = [name for name in labels if speaks_of_sides(name)]
     if sided and recipe.augmentation.flip > 0 and not force:
         raise DataError(
             f"recipe {recipe.name} mirrors clips (flip {recipe.augmentation.flip:g}), but {len(sided)} class "

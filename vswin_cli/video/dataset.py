@@ -120,6 +120,7 @@ class Splits:
     val: Dataset
     labels: tuple[str, ...]
     same_classes: bool
+    notes: tuple[str, ...] = ()
 
 
 def find_splits(
@@ -167,16 +168,22 @@ def find_splits(
                 "a line of --labels is the name of a class, the first that of class 0",
             )
         labels = tuple(names)
-    elif not classes.named and known is not None and len(known) == len(labels):
-        labels = tuple(known)
-    if known is not None and sorted(map(normalise, known)) == sorted(map(normalise, labels)):
-        labels, same = tuple(known), True
+    mine, theirs = list(map(normalise, labels)), list(map(normalise, known or ()))
+    # A list's numbers follow its own order; where folders or lists name the classes, any order will do.
+    if mine == theirs or (classes.named and sorted(mine) == sorted(theirs)):
+        labels, same = tuple(known or ()), True
+    notes: tuple[str, ...] = ()
+    if not classes.named and names is None and len(theirs) == len(labels):
+        notes = (
+            f"the list only numbers its {len(labels)} classes; if they are those of the checkpoint, "
+            "name them with --labels, and its classifier is kept",
+        )
     count = len(labels)
     train = find_dataset(roots[0], labels, count, train_list, part="train", skip_missing=skip_missing)
     val = find_dataset(
         roots[1], labels, count, val_list, skip_missing=skip_missing, whose="the training set's"
     )
-    return Splits(train, val, labels, same)
+    return Splits(train, val, labels, same, notes)
 
 
 _TRAIN = ("train", "training")

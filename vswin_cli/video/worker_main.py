@@ -63,7 +63,10 @@ def write_message(stream: IO[bytes], message: Any) -> None:
 
 def serve(parent: int) -> None:
     """A worker's whole life: read a call from stdin, say so, make it, write its outcome; end with stdin."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
+    # Ctrl-C and an orderly end are for the parent, which then kills its workers: a signal to the whole group
+    # must not make a good video look as if it had crashed its decoder.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _end_with(parent)
     calls = os.fdopen(os.dup(0), "rb")
     results = os.fdopen(os.dup(1), "wb")
