@@ -76,14 +76,14 @@ def test_directions_are_those_of_the_camera(generate: ModuleType, name: str) -> 
         "roll counter-clockwise": (3, 1),
     }[name]
     right = 0
-    for k in range(3):
+    for k in range(2):
         index = generate.CLASSES.index(name) + k * len(generate.CLASSES)
         clip = generate.draw_clip(5, "train", index, 0.0, (192, 144))
         assert clip.motion == name
         # A point of a square is 0.38 sides away from its centre on average: compare as flow.
         flow = motion_of(clip.frames) * np.array([1, 1, 0.38, 0.38])
         right += int(np.abs(flow).argmax() == axis and np.sign(flow[axis]) == sign)
-    assert right == 3
+    assert right == 2
 
 
 def test_a_clip_follows_from_seed_split_and_number(generate: ModuleType) -> None:
@@ -142,6 +142,7 @@ def test_the_examples_clip_pans_right(tmp_path: Path, monkeypatch: pytest.Monkey
     assert video.top[0].prob > 0.5
 
 
+@pytest.mark.slow
 def test_examples_run(
     generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

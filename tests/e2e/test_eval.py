@@ -322,6 +322,7 @@ def torchrun(ranks: int, port: int, arguments: list[str]) -> subprocess.Complete
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_same_and_may_resume_one(
     data: Path, weights: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -339,6 +340,7 @@ def test_two_ranks_give_the_same_and_may_resume_one(
     np.testing.assert_allclose(ours, theirs, atol=1e-3)  # threads differ: float noise
 
 
+@pytest.mark.slow
 def test_ranks_without_work_end(
     data: Path, weights: Path, reference: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_validation_is_what_eval_and_predict_say_of_the_best_weights(
     assert np.array_equal(scores, probabilities.astype("<f2"))
 
 
+@pytest.mark.slow
 def test_eight_clips_are_learnt_by_heart(geometry: Path, tmp_path: Path) -> None:
     root = write_classes(tmp_path / "set", {"going": 4, "coming": -4}, 4, 0)
     shutil.rmtree(root / "val")
@@ -544,6 +545,7 @@ def test_a_table_and_json(data: Path, geometry: Path, tmp_path: Path) -> None:
     assert found["steps"] == 6
 
 
+@pytest.mark.slow
 def test_augmented_training_with_kornia(data: Path, geometry: Path, tmp_path: Path) -> None:
     """The default draws (crop, mirror), bf16 and gradient checkpointing: same losses with and without."""
     settings = {k: v for k, v in SMALL.items() if k not in ("crop_area", "flip")}
